@@ -1,0 +1,1 @@
+"""The analysis room: frames in, frames out; no torch, no files, no charts."""

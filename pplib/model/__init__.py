@@ -1,0 +1,1 @@
+"""The model room: zoo, partition, weights, data and profiling."""

@@ -1,0 +1,1 @@
+"""The runtime room: wire format, hops, stage loop, worker and coordinator."""

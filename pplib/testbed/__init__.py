@@ -1,0 +1,1 @@
+"""The testbed room: devices, and the worker processes on them."""
