@@ -1,0 +1,151 @@
+"""The trial record: one JSON file per trial, written atomically, and its row of `summary.csv`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from pplib.errors import OutputError
+
+SCHEMA_VERSION = 1
+
+
+class StageTimeline(msgspec.Struct, kw_only=True):
+    """When each microbatch passed one stage; lists have one entry per microbatch, warm-up first.
+
+    Seconds on the coordinator's time base, counted from the first admission of the trial.
+    `received_s`: the whole input is in the stage's memory (stage 0: it takes the microbatch up).
+    `ready_s`: there was room to receive it. `compute_*_s` include copies to and from a GPU, of which
+    `copy_s` tells the duration. `send_start_s`: the link took the output up.
+    """
+
+    stage_index: int
+    device: str
+    ready_s: list[float]
+    received_s: list[float]
+    compute_start_s: list[float]
+    compute_end_s: list[float]
+    copy_s: list[float]
+    send_start_s: list[float]
+    clock_offset_s: float = 0.0
+    clock_error_s: float = 0.0
+
+
+class TrialRecord(msgspec.Struct, kw_only=True):
+    """One measured run of one partition point, with all that is needed to judge it.
+
+    `metrics` are the measured columns of `summary.csv` (empty when the trial failed);
+    `returned_s` is when each output was back on stage 0.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    configuration: dict[str, Any]
+    partition_points: list[int]
+    partition_name: str
+    repeat: int
+    order: int
+    status: Literal["ok", "failed"]
+    error: str = ""
+    started_at: str
+    duration_s: float
+    warmup: int
+    metrics: dict[str, float | str | None] = {}
+    timelines: list[StageTimeline] = []
+    returned_s: list[float] = []
+    devices: list[dict[str, Any]] = []
+    environment: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        """`P7`, or `P3-7` for three stages."""
+        return point_label(self.partition_points)
+
+
+def point_label(points: list[int] | tuple[int, ...]) -> str:
+    """The name of a partition, as in columns, charts and file names.
+
+    >>> point_label((7,)), point_label((3, 7))
+    ('P7', 'P3-7')
+    """
+    return "P" + "-".join(str(point) for point in points)
+
+
+def trial_path(folder: Path, points: tuple[int, ...], repeat: int) -> Path:
+    """Where the record of this trial is, or will be."""
+    return folder / "trials" / f"{point_label(points)}_r{repeat}.json"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: a reader, or a crash, never sees half of it.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as exc:
+        raise OutputError(f"{path}: cannot be written: {exc.strerror}: choose another output_dir") from exc
+
+
+def write_record(path: Path, record: TrialRecord) -> None:
+    """Store one trial."""
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(record), indent=1))
+
+
+def read_record(path: Path) -> TrialRecord:
+    """Read one trial.
+
+    Raises:
+        OutputError: unreadable, damaged, or of another schema version; the file is left alone.
+    """
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=TrialRecord)
+    except (OSError, msgspec.DecodeError) as exc:
+        raise OutputError(
+            f"{path}: not a trial record: {exc}: move it away, and the trial is run again"
+        ) from exc
+    if record.schema_version != SCHEMA_VERSION:
+        raise OutputError(
+            f"{path}: schema version {record.schema_version}, expected {SCHEMA_VERSION}: "
+            "read it with the version that wrote it, or choose another output_dir"
+        )
+    return record
+
+
+def summary_row(record: TrialRecord) -> dict[str, Any]:
+    """One tidy row: the configuration, the point, the outcome, the metrics."""
+    config = record.configuration
+    points = record.partition_points
+    head = (
+        "name model weights num_classes dataset num_images backend link batch_size in_flight num_stages "
+        "granularity optimize seed"
+    ).split()
+    return {
+        **{key: config.get(key) for key in head},
+        "partition_point": points[0] if len(points) == 1 else record.label[1:],
+        "partition_label": record.label,
+        "partition_name": record.partition_name,
+        "repeat": record.repeat,
+        "order": record.order,
+        "status": record.status,
+        "error": record.error,
+        "emulated": any(device.get("slowdown", 1) > 1 for device in record.devices),
+        "started_at": record.started_at,
+        "duration_s": record.duration_s,
+        **record.metrics,
+    }
