@@ -183,7 +183,7 @@ def load_grid(path: Path) -> Grid:
 def project_path(path: str | Path) -> Path:
     """A relative path as a user means it: from the current folder, but from the checkout's root
     when a notebook runs inside `notebooks/`, as JupyterLab does.
-    """  # noqa: D205
+    """
     path = Path(path).expanduser()
     here = Path.cwd()
     root = Path(__file__).resolve().parent.parent

@@ -131,10 +131,22 @@ def summary_row(record: TrialRecord) -> dict[str, Any]:
     """One tidy row: the configuration, the point, the outcome, the metrics."""
     config = record.configuration
     points = record.partition_points
-    head = (
-        "name model weights num_classes dataset num_images backend link batch_size in_flight num_stages "
-        "granularity optimize seed"
-    ).split()
+    head = [
+        "name",
+        "model",
+        "weights",
+        "num_classes",
+        "dataset",
+        "num_images",
+        "backend",
+        "link",
+        "batch_size",
+        "in_flight",
+        "num_stages",
+        "granularity",
+        "optimize",
+        "seed",
+    ]
     return {
         **{key: config.get(key) for key in head},
         "partition_point": points[0] if len(points) == 1 else record.label[1:],

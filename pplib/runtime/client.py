@@ -1,0 +1,112 @@
+"""The coordinator's end of one control connection."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import msgspec
+import torch
+
+from pplib.errors import HandshakeError, ProtocolError, TransportError, WorkerError
+from pplib.runtime import messages as m
+from pplib.runtime.connection import Connection, Deadline, connect
+from pplib.runtime.handshake import CONTROL, greet
+from pplib.runtime.plan import TensorSpec
+from pplib.runtime.wire import receive_message, send_message
+
+
+class WorkerLost(WorkerError):
+    """The control connection broke: the worker died or the network to it did."""
+
+
+class WorkerClient:
+    """Asks one worker, one request at a time.
+
+    Args:
+        name: the device's name, for errors.
+        token: the run's secret.
+        autopsy: called when the worker is lost; what it returns is added to the error (its log, say).
+    """
+
+    def __init__(
+        self, name: str, host: str, port: int, token: bytes, autopsy: Callable[[], str] = lambda: ""
+    ) -> None:
+        self.name, self.host, self._autopsy = name, host, autopsy
+        self._connection: Connection = connect(host, port, name, 10)
+        self._sending = threading.Lock()
+        try:
+            greet(self._connection, token, CONTROL)
+            described = self.request(m.Describe(), 60)
+        except TransportError as exc:
+            self._connection.close()
+            if isinstance(exc, HandshakeError):
+                raise
+            raise WorkerError(
+                f"{name}: the worker at {host}:{port} ended the handshake ({exc}): it belongs to another run, "
+                "or was started with another token"
+            ) from exc
+        except WorkerError:
+            self._connection.close()
+            raise
+        if not isinstance(described, m.Description):
+            raise ProtocolError(f"{name}: answered {type(described).__name__} to a question about itself")
+        self.description = described
+
+    def request(self, message: m.Request, timeout_s: float) -> m.Reply:
+        """Ask, and wait for the answer.
+
+        Raises:
+            WorkerLost: the worker is gone, or silent for `timeout_s`.
+            WorkerError: it reports a failure; the message starts with the device's name.
+        """
+        try:
+            self._send(message)
+            content = receive_message(self._connection, Deadline(timeout_s, type(message).__name__))
+        except ProtocolError:
+            raise
+        except TransportError as exc:
+            found = self._autopsy()
+            raise WorkerLost(f"{exc}: the worker died or its network did{found and ': ' + found}") from exc
+        try:
+            reply = m.decode_reply(content)
+        except msgspec.DecodeError as exc:
+            raise ProtocolError(f"{self.name}: sent an answer that cannot be read: {exc}") from exc
+        if isinstance(reply, m.Failed):
+            kind = "" if reply.kind.endswith("Error") and "Runtime" not in reply.kind else f"{reply.kind}: "
+            error = WorkerError(f"{self.name}: {kind}{reply.message}")
+            error.add_note(reply.kind)
+            raise error
+        return reply
+
+    def _send(self, message: m.Request) -> None:
+        with self._sending:
+            send_message(self._connection, m.encode(message), Deadline(30, "request"))
+
+    def ping(self) -> int:
+        """The worker's monotonic clock, in ns."""
+        reply = self.request(m.Ping(), 10)
+        if not isinstance(reply, m.Pong):
+            raise ProtocolError(f"{self.name}: answered {type(reply).__name__} to a ping")
+        return reply.monotonic_ns
+
+    def put_inputs(self, inputs: Sequence[torch.Tensor], spec: TensorSpec) -> None:
+        """Give the worker the images of the first stage, once for all partition points."""
+        deadline = Deadline(600, "inputs")
+        with self._sending:
+            message = m.encode(m.PutInputs(spec=spec, count=len(inputs)))
+            send_message(self._connection, message, deadline)
+            for tensor in inputs:
+                dense = tensor.contiguous(memory_format=spec.memory_format)
+                self._connection.send([spec.bytes_of(dense)], deadline)
+        reply = m.decode_reply(receive_message(self._connection, deadline))
+        if not isinstance(reply, m.Done):
+            raise WorkerError(f"{self.name}: did not take the inputs: {reply}")
+
+    def abort(self) -> None:
+        """Make the running request fail now. Safe from another thread; never waits for an answer."""
+        self._send(m.Abort())
+
+    def close(self) -> None:
+        """End the session; the worker forgets its stage and waits for the next coordinator."""
+        self._connection.close()

@@ -1,0 +1,138 @@
+"""A TCP connection with a limit on every wait, and the library's own errors."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Sequence
+
+from pplib.errors import ProtocolError, TransportError
+
+_SLICE_S = 0.25  # how often a blocked call looks at its deadline
+
+
+class Deadline:
+    """A moment on this process's monotonic clock after which waiting is an error."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self.seconds, self.what = seconds, what
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline, never negative."""
+        return max(0.0, self._end - time.monotonic())
+
+    def check(self) -> None:
+        """Raise TransportError when the deadline has passed."""
+        if self.left_s <= 0:
+            raise TransportError(f"{self.what}: nothing happened for {self.seconds:.0f} s")
+
+
+class Connection:
+    """A connected stream socket. After any error the only safe thing is to close it.
+
+    The kernel's own receive and send timeouts are used instead of Python's, so that one system call
+    moves a whole activation without taking the interpreter lock in between.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self.peer = peer
+        self._sock = sock
+        sock.settimeout(None)
+        timeval = struct.pack("ll", int(_SLICE_S), int(_SLICE_S % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, parts: Sequence[bytes | memoryview], deadline: Deadline) -> None:
+        """Send all `parts` back to back, gathered by the kernel, without joining them first."""
+        views = [memoryview(part).cast("B") for part in parts if len(part)]
+        while views:
+            try:
+                sent = self._sock.sendmsg(views)
+            except BlockingIOError:
+                self._check(deadline)
+                continue
+            except OSError as exc:
+                raise TransportError(f"{self.peer}: connection lost while sending: {exc}") from exc
+            while views and sent >= len(views[0]):
+                sent -= len(views[0])
+                del views[0]
+            if views and sent:
+                views[0] = views[0][sent:]
+
+    def receive_into(self, view: memoryview, deadline: Deadline) -> None:
+        """Fill `view` completely."""
+        filled = 0
+        while filled < len(view):
+            try:
+                got = self._sock.recv_into(view[filled:], 0, socket.MSG_WAITALL)
+            except BlockingIOError:
+                self._check(deadline)
+                continue
+            except OSError as exc:
+                raise TransportError(f"{self.peer}: connection lost while receiving: {exc}") from exc
+            if got == 0:
+                where = f" after {filled} of {len(view)} bytes" if filled else ""
+                raise TransportError(f"{self.peer}: closed the connection{where}")
+            filled += got
+
+    def receive(self, count: int, deadline: Deadline) -> bytes:
+        """Receive exactly `count` bytes; the caller has bounded `count`."""
+        buffer = bytearray(count)
+        self.receive_into(memoryview(buffer), deadline)
+        return bytes(buffer)
+
+    def _check(self, deadline: Deadline) -> None:
+        try:
+            deadline.check()
+        except TransportError as exc:
+            raise TransportError(f"{self.peer}: {exc}") from exc
+
+    def close(self) -> None:
+        """Close at once; a thread blocked in this connection wakes up with an error."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+
+def connect(host: str, port: int, peer: str, timeout_s: float) -> Connection:
+    """Connect to a worker.
+
+    Raises:
+        TransportError: refused, unreachable, or no answer in time.
+    """
+    try:
+        return Connection(socket.create_connection((host, port), timeout=timeout_s), peer)
+    except ConnectionRefusedError as exc:
+        raise TransportError(
+            f"{peer}: {host}:{port} refused the connection: no worker listens there; was it started, "
+            "and is the port the one it printed?"
+        ) from exc
+    except OSError as exc:
+        raise TransportError(f"{peer}: cannot reach {host}:{port}: {exc}") from exc
+
+
+def listen(host: str, port: int, what: str) -> socket.socket:
+    """Listen on one named address, never on all of them.
+
+    Raises:
+        TransportError: the port is in use or the address is not this machine's.
+    """
+    if host in ("", "0.0.0.0", "::", "*"):
+        raise ProtocolError(f"{what}: refusing to listen on all interfaces ({host!r}): name one address")
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(16)
+    except OSError as exc:
+        sock.close()
+        raise TransportError(
+            f"{what}: cannot listen on {host}:{port}: {exc.strerror}: stop the program that uses the port, or "
+            "set another one in the device file (0 takes any free one)"
+        ) from exc
+    return sock

@@ -1,0 +1,92 @@
+"""A worker's data port: who connects to whom to close the ring of stages, and only with proof."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+
+from pplib.errors import ProtocolError, TransportError
+from pplib.runtime.connection import Connection, Deadline, connect, listen
+from pplib.runtime.handshake import DATA, TIMEOUT_S, admit, greet
+from pplib.runtime.socket_hops import SocketHops
+
+_INTRODUCTION = struct.Struct("<32sH")  # run, stage index of the sender
+
+
+class DataPort:
+    """Accepts connections from previous stages; each is kept until its ring is joined."""
+
+    def __init__(self, name: str, host: str, port: int, token: bytes) -> None:
+        self._name, self._token = name, token
+        self._socket = listen(host, port, f"{name}: data port")
+        self._arrivals: dict[tuple[bytes, int], Connection] = {}
+        self._changed = threading.Condition()
+        threading.Thread(target=self._accept, name="data", daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    def join(
+        self, stage_index: int, peers: Sequence[tuple[str, str, int]], run: str, timeout_s: float
+    ) -> SocketHops:
+        """Connect to the next stage, and wait for the previous one to connect.
+
+        Raises:
+            TransportError: a neighbour cannot be reached, or did not come in time.
+        """
+        count, key = len(peers), run.encode()[:32].ljust(32, b"\0")
+        next_name, host, port = peers[(stage_index + 1) % count]
+        outgoing = connect(host, port, next_name, timeout_s)
+        try:
+            greet(outgoing, self._token, DATA)
+            outgoing.send([_INTRODUCTION.pack(key, stage_index)], Deadline(TIMEOUT_S, "introduction"))
+            previous = (stage_index - 1) % count
+            with self._changed:
+                if not self._changed.wait_for(lambda: (key, previous) in self._arrivals, timeout_s):
+                    raise TransportError(f"{peers[previous][0]}: did not connect within {timeout_s:.0f} s")
+                incoming = self._arrivals.pop((key, previous))
+        except TransportError:
+            outgoing.close()
+            raise
+        incoming.peer = peers[previous][0]
+        return SocketHops(incoming, outgoing)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+        with self._changed:
+            for connection in self._arrivals.values():
+                connection.close()
+            self._arrivals.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, address = self._socket.accept()
+            except OSError:
+                return  # closed: the worker ends
+            threading.Thread(target=self._admit, args=(sock, f"peer at {address[0]}"), daemon=True).start()
+
+    def _admit(self, sock: socket.socket, peer: str) -> None:
+        connection = Connection(sock, peer)
+        try:
+            admit(connection, self._token, DATA)
+            run, sender = _INTRODUCTION.unpack(
+                connection.receive(_INTRODUCTION.size, Deadline(TIMEOUT_S, "introduction"))
+            )
+        except (TransportError, ProtocolError):
+            with contextlib.suppress(OSError):
+                connection.close()
+            return
+        with self._changed:
+            stale = self._arrivals.pop((run, sender), None)
+            self._arrivals[run, sender] = connection
+            self._changed.notify_all()
+        if stale is not None:
+            stale.close()

@@ -1,0 +1,142 @@
+"""The control plane's vocabulary: what a coordinator asks of a worker, and what it answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pplib.runtime.plan import PipelinePlan, TensorSpec
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all messages; the tag names the kind on the wire."""
+
+
+class Describe(Message):
+    """Tell what you are."""
+
+
+class Ping(Message):
+    """Tell your monotonic clock; answered at once, whatever else the worker does."""
+
+
+class PutInputs(Message):
+    """`count` microbatches follow as raw tensor bytes; keep them until others come."""
+
+    spec: TensorSpec
+    count: int
+
+
+class OpenHops(Message):
+    """Join the ring of workers: connect to the next stage, be connected to by the previous.
+
+    `peers` are (name, host, data port) in stage order. For rpc, `master` is where rank 0 meets the others.
+    """
+
+    backend: Literal["socket", "rpc"]
+    stage_index: int
+    peers: tuple[tuple[str, str, int], ...]
+    run: str
+    master: tuple[str, int] | None
+    timeout_s: float
+
+
+class FreePort(Message):
+    """Name a TCP port of yours that is free now (for the meeting point of an rpc group)."""
+
+
+class CloseHops(Message):
+    """Leave the ring; all workers are told at the same time."""
+
+
+class Prepare(Message):
+    """Build your stage of this plan, with its weights, and drop the one you had."""
+
+    plan: PipelinePlan
+    stage_index: int
+
+
+class Run(Message):
+    """Run `warmup` + `count` microbatches through the pipeline as this trial."""
+
+    trial: int
+    plan_digest: str
+    warmup: int
+    count: int
+    timeout_s: float
+
+
+class Abort(Message):
+    """Give up the running request; never answered, the request itself fails."""
+
+
+class Stop(Message):
+    """End the process."""
+
+
+Request = Describe | Ping | PutInputs | OpenHops | FreePort | CloseHops | Prepare | Run | Abort | Stop
+
+
+class Description(Message):
+    """What a worker is and runs on."""
+
+    name: str
+    boot_id: str
+    pid: int
+    host: dict[str, str | int | float]
+    data_port: int
+    backends: tuple[str, ...]
+
+
+class Pong(Message):
+    """The worker's CLOCK_MONOTONIC when it answered."""
+
+    monotonic_ns: int
+
+
+class Done(Message):
+    """The request was carried out; `value` where it asked for a number."""
+
+    value: int = 0
+
+
+class Prepared(Message):
+    """The stage is ready: what it holds."""
+
+    build_s: float
+    param_bytes: int
+    resident_bytes: int
+
+
+class Ran(Message):
+    """What one stage saw, one entry per microbatch, in ns of the worker's own CLOCK_MONOTONIC.
+
+    The fields are those of `StageTimeline`. `returned_ns` only on stage 0; `outputs` (raw bytes of
+    the model's outputs, in order) only on the last.
+    """
+
+    ready_ns: list[int]
+    received_ns: list[int]
+    compute_start_ns: list[int]
+    compute_end_ns: list[int]
+    copy_ns: list[int]
+    send_start_ns: list[int]
+    returned_ns: list[int]
+    payload_bytes: int
+    outputs: list[bytes]
+    resident_bytes: int
+
+
+class Failed(Message):
+    """The request failed; `kind` is the exception's name, `message` its text."""
+
+    kind: str
+    message: str
+
+
+Reply = Description | Pong | Done | Prepared | Ran | Failed
+
+encode = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode

@@ -1,0 +1,139 @@
+"""The rpc backend: `torch.distributed.rpc`, stage to stage. It pickles: for trusted networks only.
+
+TensorPipe would take shared memory between workers of one host and so bypass the network, emulated
+or not; it is held to TCP (`_transports`, `_channels`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Sequence
+
+import psutil
+import torch
+from torch.distributed import rpc
+
+from pplib.errors import TransportError
+from pplib.runtime.connection import Deadline
+from pplib.runtime.hops import Inbox
+from pplib.runtime.plan import TensorSpec
+
+_inboxes: dict[str, Inbox] = {}
+
+
+def _deliver(run: str, trial: int, seq: int, tensor: torch.Tensor) -> None:
+    """Runs on the receiving worker, in one of its rpc threads."""
+    _inboxes[run].put(trial, seq, tensor)
+
+
+class RpcSender:
+    """Calls `_deliver` on the next stage; a failed call surfaces at the next send or flush."""
+
+    def __init__(self, run: str, to: str, peer: str) -> None:
+        self._run, self._to, self._peer = run, to, peer
+        self._pending: list[torch.futures.Future[None]] = []
+        self._trial, self.payload_bytes = -1, 0
+
+    def start(self, spec: TensorSpec, trial: int) -> None:
+        """See Sender."""
+        self._trial, self._pending = trial, []
+        self.payload_bytes = _pickled_bytes(self._run, trial) + spec.num_bytes
+
+    def send(self, seq: int, tensor: torch.Tensor, deadline: Deadline) -> None:
+        """See Sender; TensorPipe keeps the tensor alive until it is sent, and stages make new ones."""
+        while self._pending and self._pending[0].done():
+            self._settle(deadline)
+        arguments = (self._run, self._trial, seq, tensor)
+        timeout = max(0.1, deadline.left_s)
+        try:
+            self._pending.append(rpc.rpc_async(self._to, _deliver, args=arguments, timeout=timeout))
+        except RuntimeError as exc:
+            raise TransportError(f"{self._peer}: rpc failed: {_first_line(exc)}") from exc
+
+    def flush(self, deadline: Deadline) -> None:
+        """See Sender."""
+        while self._pending:
+            self._settle(deadline)
+
+    def _settle(self, deadline: Deadline) -> None:
+        try:
+            self._pending.pop(0).wait()
+        except RuntimeError as exc:
+            raise TransportError(f"{self._peer}: rpc failed: {_first_line(exc)}") from exc
+
+
+class RpcHops:
+    """Membership in one rpc group, kept for all partition points of a configuration."""
+
+    def __init__(
+        self,
+        run: str,
+        stage_index: int,
+        peers: Sequence[tuple[str, str, int]],
+        master: tuple[str, int],
+        threads: int,
+        timeout_s: float,
+    ) -> None:
+        count = len(peers)
+        self._run = run
+        self.receiver = Inbox(peers[(stage_index - 1) % count][0])
+        _inboxes[run] = self.receiver
+        os.environ["TP_SOCKET_IFNAME"] = interface_of(peers[stage_index][1])
+        options = rpc.TensorPipeRpcBackendOptions(
+            num_worker_threads=threads,
+            rpc_timeout=timeout_s,
+            init_method=f"tcp://{master[0]}:{master[1]}",
+            _transports=["uv"],
+            _channels=["basic"],
+        )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch announces deprecations of its own internals
+                rpc.init_rpc(
+                    f"stage{stage_index}", rank=stage_index, world_size=count, rpc_backend_options=options
+                )
+        except (RuntimeError, ValueError) as exc:
+            _inboxes.pop(run, None)
+            raise TransportError(f"rpc group at {master[0]}:{master[1]}: {_first_line(exc)}") from exc
+        onward = (stage_index + 1) % count
+        self.sender = RpcSender(run, f"stage{onward}", peers[onward][0])
+
+    def abort(self) -> None:
+        """See Hops."""
+        self.receiver.closed.set()
+
+    def close(self, graceful: bool) -> None:
+        """See Hops; without grace the group is left at once, whatever the others do."""
+        self.abort()
+        _inboxes.pop(self._run, None)
+        try:
+            rpc.shutdown(graceful=graceful, timeout=10)
+        except RuntimeError as exc:
+            raise TransportError(f"rpc group: shutdown failed: {_first_line(exc)}") from exc
+
+
+def interface_of(address: str) -> str:
+    """The network interface that holds `address`.
+
+    Raises:
+        TransportError: this machine has no such address.
+    """
+    wanted = socket.gethostbyname(address)
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == wanted for one in addresses):
+            return name
+    raise TransportError(f"no network interface of this machine has the address {address}")
+
+
+def _pickled_bytes(run: str, trial: int) -> int:
+    """What rpc writes beside the tensor's own bytes: the pickled call. TensorPipe's framing is not counted."""
+    from torch.distributed.rpc.internal import PythonUDF, serialize
+
+    payload, _ = serialize(PythonUDF(_deliver, (run, trial, 0, torch.empty(1)), {}))
+    return len(payload)
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().partition("\n")[0]

@@ -1,0 +1,91 @@
+"""The command line of a worker process: settings in, one ready line out, gone when its parent is gone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Sequence
+
+import msgspec
+import torch
+
+from pplib.errors import ParetoPipeError
+from pplib.runtime.worker import Worker, WorkerSettings
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The line a worker prints once it listens."""
+
+    name: str
+    pid: int
+    control_port: int
+    data_port: int
+
+
+def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> int:
+    """Run a worker until a coordinator stops it or its parent dies.
+
+    The run's token is read from the first line of standard input, so that no process list shows it;
+    the end of standard input means that the parent is gone, and ends the worker.
+    """
+    options = _parser(backends).parse_args(arguments)
+    if options.cores:
+        os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
+    torch.set_num_threads(options.threads)
+    torch.set_num_interop_threads(1)
+    token = bytes.fromhex(sys.stdin.readline().strip())
+    if len(token) < 16:
+        sys.stderr.write(
+            "expected the run's token, at least 16 bytes in hex, on the first line of standard input\n"
+        )
+        return 2
+    try:
+        worker = Worker(
+            WorkerSettings(
+                name=options.name,
+                token=token,
+                host=options.host,
+                control_port=options.control_port,
+                data_port=options.data_port,
+                torch_device=options.torch_device,
+                slowdown=options.slowdown,
+                rpc_threads=options.rpc_threads,
+                prefetch=options.prefetch,
+                backends=backends,
+            )
+        )
+    except (ParetoPipeError, RuntimeError) as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    ready = Ready(options.name, os.getpid(), *worker.ports)
+    sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
+    sys.stdout.flush()
+    worker.serve()
+    sys.stderr.flush()
+    os._exit(0)  # an rpc group that lost a member can hang a normal exit
+
+
+def _end_with_parent() -> None:
+    while sys.stdin.readline():
+        pass
+    os._exit(0)
+
+
+def _parser(backends: tuple[str, ...]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=f"A ParetoPipe worker for {' and '.join(backends)}; reads the run's token from standard input."
+    )
+    parser.add_argument("--name", required=True, help="the device's name, for errors and records")
+    parser.add_argument("--host", default="127.0.0.1", help="the one address to listen on")
+    parser.add_argument("--control-port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--data-port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--torch-device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
+    parser.add_argument("--cores", default="", help="comma-separated cores to stay on")
+    parser.add_argument("--slowdown", type=float, default=1.0, help="emulate a device slower by this factor")
+    parser.add_argument("--rpc-threads", type=int, default=4, help="threads of the rpc agent")
+    parser.add_argument("--prefetch", type=int, default=None, help="microbatches received ahead")
+    return parser

@@ -1,0 +1,82 @@
+"""The socket backend: our own framing over TCP, received into memory allocated once."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from pplib.runtime.connection import Connection, Deadline
+from pplib.runtime.plan import TensorSpec
+from pplib.runtime.wire import TENSOR_HEADER_BYTES, check_tensor_header, tensor_header
+
+
+class SocketSender:
+    """Sends tensors to the next stage: header and the tensor's own memory, gathered by the kernel."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._spec: TensorSpec | None = None
+        self._trial = -1
+
+    def start(self, spec: TensorSpec, trial: int) -> None:
+        """See Sender."""
+        self._spec, self._trial = spec, trial
+
+    def send(self, seq: int, tensor: torch.Tensor, deadline: Deadline) -> None:
+        """See Sender; returns when the kernel has all of it."""
+        spec = _started(self._spec)
+        self._connection.send([tensor_header(spec, self._trial, seq), spec.bytes_of(tensor)], deadline)
+
+    def flush(self, deadline: Deadline) -> None:
+        """See Sender; the kernel delivers what it has taken."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """See Sender."""
+        return TENSOR_HEADER_BYTES + _started(self._spec).num_bytes
+
+
+class SocketReceiver:
+    """Receives tensors from the previous stage straight into the slot it is given."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._spec: TensorSpec | None = None
+        self._trial = -1
+
+    def start(self, spec: TensorSpec, trial: int) -> None:
+        """See Receiver."""
+        self._spec, self._trial = spec, trial
+
+    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> tuple[torch.Tensor, int]:
+        """See Receiver."""
+        spec = _started(self._spec)
+        header = self._connection.receive(TENSOR_HEADER_BYTES, deadline)
+        check_tensor_header(header, spec, self._trial, seq, self._connection.peer)
+        self._connection.receive_into(spec.bytes_of(slot), deadline)
+        return slot, time.monotonic_ns()
+
+
+class SocketHops:
+    """One connection from the previous stage and one to the next, kept for a whole sweep."""
+
+    def __init__(self, incoming: Connection, outgoing: Connection) -> None:
+        self._connections = (incoming, outgoing)
+        self.receiver = SocketReceiver(incoming)
+        self.sender = SocketSender(outgoing)
+
+    def abort(self) -> None:
+        """See Hops."""
+        for connection in self._connections:
+            connection.close()
+
+    def close(self, graceful: bool) -> None:
+        """See Hops."""
+        self.abort()
+
+
+def _started(spec: TensorSpec | None) -> TensorSpec:
+    if spec is None:
+        raise RuntimeError("start() tells a hop what to expect before the first tensor")
+    return spec

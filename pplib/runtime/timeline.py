@@ -1,0 +1,150 @@
+"""From the workers' traces to one time base, and from there to every measured column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pplib.errors import TrialError
+from pplib.records import StageTimeline
+from pplib.runtime.clock import ClockOffset
+from pplib.runtime.messages import Ran
+
+Array = NDArray[np.float64]
+
+
+def common_timelines(
+    traces: Sequence[Ran], devices: Sequence[str], clocks: Sequence[ClockOffset]
+) -> tuple[list[StageTimeline], list[float]]:
+    """Put every stage's ns on the coordinator's base, in seconds since the first admission.
+
+    Returns:
+        One timeline per stage, and when each output was back on stage 0.
+    """
+    origin_ns = traces[0].received_ns[0]
+
+    def seconds(values: list[int], i: int) -> list[float]:
+        shift = clocks[0].offset_s - clocks[i].offset_s
+        return [round((value - origin_ns) * 1e-9 + shift, 9) for value in values]
+
+    timelines = [
+        StageTimeline(
+            stage_index=i,
+            device=devices[i],
+            ready_s=seconds(trace.ready_ns, i),
+            received_s=seconds(trace.received_ns, i),
+            compute_start_s=seconds(trace.compute_start_ns, i),
+            compute_end_s=seconds(trace.compute_end_ns, i),
+            copy_s=[round(value * 1e-9, 9) for value in trace.copy_ns],
+            send_start_s=seconds(trace.send_start_ns, i),
+            clock_offset_s=clocks[i].offset_s,
+            clock_error_s=clocks[i].error_s,
+        )
+        for i, trace in enumerate(traces)
+    ]
+    return timelines, seconds(traces[0].returned_ns, 0)
+
+
+class Parts:
+    """The intervals of each measured microbatch; arrays have shape (microbatches,), in seconds.
+
+    For every microbatch the parts tile the time from its admission to the end of the last stage:
+    `stage_queue[0] + compute[0] + hop_queue[0] + transfer[0] + stage_queue[1] + ...` is its latency.
+
+    A hop carries one microbatch after the other: a transfer starts when the sender has taken the
+    output up *and* the previous microbatch has arrived *and* the receiver has room; waiting for any
+    of these is queueing.
+    """
+
+    def __init__(self, timelines: Sequence[StageTimeline], warmup: int = 0) -> None:
+        self.compute: list[Array] = []
+        self.stage_queue: list[Array] = []
+        self.hop_queue: list[Array] = []
+        self.transfer: list[Array] = []
+        self.transfer_start: list[Array] = []
+        for stage in timelines:
+            received, start, end = _arrays(stage.received_s, stage.compute_start_s, stage.compute_end_s)
+            self.stage_queue.append((start - received)[warmup:])
+            self.compute.append((end - start)[warmup:])
+        for before, after in zip(timelines, timelines[1:], strict=False):
+            end, sent, ready, received = _arrays(
+                before.compute_end_s, before.send_start_s, after.ready_s, after.received_s
+            )
+            previous = np.concatenate([[-np.inf], received[:-1]])
+            start = np.maximum(sent, np.maximum(previous, np.minimum(ready, received)))
+            self.transfer_start.append(start[warmup:])
+            self.hop_queue.append((start - end)[warmup:])
+            self.transfer.append((received - start)[warmup:])
+
+    @property
+    def latency(self) -> Array:
+        """The sum of all parts, shape (microbatches,)."""
+        total: Array = np.sum([*self.compute, *self.stage_queue, *self.hop_queue, *self.transfer], axis=0)
+        return total
+
+
+def measure(
+    timelines: Sequence[StageTimeline], returned_s: Sequence[float], warmup: int, batch_size: int
+) -> dict[str, float | str | None]:
+    """Every timing column of one trial, over the microbatches after the warm-up.
+
+    `latency_s` is the median over microbatches, `*_p90_s` and `*_p99_s` its quantiles; the parts
+    (`stage{i}_compute_s`, `stage{i}_queue_s`, `hop{i}_transfer_s`, `hop{i}_queue_s`) are means, and
+    add up to `latency_mean_s`. `throughput_img_s` counts completions at the last stage.
+    `clock_error_s` bounds the error of latency; stage times and `response_s` need no common clock.
+
+    Raises:
+        TrialError: a transfer is negative beyond the clocks' error: the clocks cannot be trusted.
+    """
+    first, last = timelines[0], timelines[-1]
+    parts = Parts(timelines, warmup)
+    (admitted, done, returned, sent_back) = (
+        array[warmup:]
+        for array in _arrays(first.received_s, last.compute_end_s, returned_s, last.send_start_s)
+    )
+    latency, response = done - admitted, returned - admitted
+    for i, (transfer, a, b) in enumerate(zip(parts.transfer, timelines, timelines[1:], strict=False)):
+        allowed = a.clock_error_s + b.clock_error_s
+        if transfer.min() < -allowed - 1e-6:
+            raise TrialError(
+                f"hop {i}: a transfer took {transfer.min():.6f} s, less than the clocks' error of {allowed:.6f} s "
+                "allows: the clocks of the two devices have moved against each other"
+            )
+    back_start = np.maximum(sent_back, np.concatenate([[-np.inf], returned[:-1]]))
+    busy = {f"stage {i}": float(one.mean()) for i, one in enumerate(parts.compute)}
+    busy |= {f"hop {i}": float(one.mean()) for i, one in enumerate(parts.transfer)}
+    bottleneck = max(busy, key=lambda name: busy[name])
+    throughput = (len(done) - 1) * batch_size / float(done[-1] - done[0])
+    bound = batch_size / busy[bottleneck]
+    metrics: dict[str, float | str | None] = {
+        "latency_s": float(np.median(latency)),
+        "latency_mean_s": float(latency.mean()),
+        "latency_p90_s": float(np.quantile(latency, 0.9)),
+        "latency_p99_s": float(np.quantile(latency, 0.99)),
+        "response_s": float(np.median(response)),
+        "response_p90_s": float(np.quantile(response, 0.9)),
+        "throughput_img_s": throughput,
+        "bound_img_s": bound,
+        "efficiency": throughput / bound,
+        "bottleneck": bottleneck,
+        "num_microbatches": float(len(done)),
+        "compute_s": float(sum(one.mean() for one in parts.compute)),
+        "transfer_s": float(sum(one.mean() for one in parts.transfer)),
+        "queue_s": float(sum(one.mean() for one in [*parts.stage_queue, *parts.hop_queue])),
+    }
+    for i, timeline in enumerate(timelines):
+        metrics[f"stage{i}_compute_s"] = float(parts.compute[i].mean())
+        metrics[f"stage{i}_queue_s"] = float(parts.stage_queue[i].mean())
+        metrics[f"stage{i}_copy_s"] = float(np.mean(timeline.copy_s[warmup:]))
+    for i in range(len(parts.transfer)):
+        metrics[f"hop{i}_transfer_s"] = float(parts.transfer[i].mean())
+        metrics[f"hop{i}_queue_s"] = float(parts.hop_queue[i].mean())
+    metrics["return_transfer_s"] = float((returned - np.minimum(back_start, returned)).mean())
+    metrics["clock_error_s"] = first.clock_error_s + last.clock_error_s
+    return metrics
+
+
+def _arrays(*values: Sequence[float]) -> tuple[Array, ...]:
+    return tuple(np.asarray(one, dtype=np.float64) for one in values)

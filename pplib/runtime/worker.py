@@ -1,0 +1,274 @@
+"""The worker: one long-lived process per device, at most one stage, one coordinator at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import psutil
+import torch
+
+from pplib.errors import ParetoPipeError, ProtocolError, TransportError, WorkerError
+from pplib.runtime import messages as m
+from pplib.runtime.connection import Connection, Deadline, listen
+from pplib.runtime.data_port import DataPort
+from pplib.runtime.handshake import CONTROL, admit
+from pplib.runtime.hops import Hops
+from pplib.runtime.host import boot_id, describe_host
+from pplib.runtime.stage import BuiltStage, StageBuilder
+from pplib.runtime.stage_loop import StageLoop
+from pplib.runtime.wire import MAX_MESSAGE_BYTES, receive_message, send_message
+
+FOREVER_S = 10.0 * 365 * 86400
+MAX_OUTPUT_BYTES = MAX_MESSAGE_BYTES // 2
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker is told when it is started; `token` never appears in arguments or logs."""
+
+    name: str
+    token: bytes = field(repr=False)
+    host: str = "127.0.0.1"
+    control_port: int = 0
+    data_port: int = 0
+    torch_device: str = "cpu"
+    slowdown: float = 1.0
+    rpc_threads: int = 4
+    prefetch: int | None = None
+    backends: tuple[str, ...] = ("socket",)
+
+
+class Worker:
+    """Listens, admits one coordinator, and carries out its requests on the main thread."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self._control = listen(settings.host, settings.control_port, f"{settings.name}: control port")
+        try:
+            self._data = DataPort(settings.name, settings.host, settings.data_port, settings.token)
+        except TransportError:
+            self._control.close()
+            raise
+        self._builder = StageBuilder(settings.torch_device)
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._session = threading.Lock()
+        self._stage: BuiltStage | None = None
+        self._hops: Hops | None = None
+        self._loop: StageLoop | None = None
+        self._inputs: list[torch.Tensor] = []
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """The control and data ports it listens on."""
+        return self._control.getsockname()[1], self._data.port
+
+    def serve(self) -> None:
+        """Work until a coordinator says stop."""
+        threading.Thread(target=self._accept, name="control", daemon=True).start()
+        while (job := self._jobs.get()) is not None:
+            job()
+        self._leave(graceful=False)
+        self._data.close()
+        self._control.close()
+
+    def stop(self) -> None:
+        """Make `serve` return."""
+        self._jobs.put(None)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, address = self._control.accept()
+            except OSError:
+                return  # closed: the worker ends
+            threading.Thread(
+                target=self._converse, args=(sock, f"coordinator at {address[0]}"), daemon=True
+            ).start()
+
+    def _converse(self, sock: socket.socket, peer: str) -> None:
+        connection = Connection(sock, peer)
+        with contextlib.closing(connection):
+            try:
+                admit(connection, self.settings.token, CONTROL)
+            except TransportError:
+                return  # a stranger learns nothing
+            if not self._session.acquire(timeout=5):
+                answer = m.Failed(kind="WorkerError", message="another coordinator is using this worker")
+                with contextlib.suppress(TransportError):
+                    receive_message(connection, Deadline(5, "first request"), 65536)
+                    send_message(connection, m.encode(answer), Deadline(5, "refusal"))
+                return
+            try:
+                self._read(connection)
+            except (TransportError, msgspec.DecodeError):
+                pass  # the coordinator went away or spoke nonsense: the session is over either way
+            finally:
+                self._abort("the coordinator went away")
+                left = threading.Event()
+                self._jobs.put(lambda: (self._forget(), left.set())[0])
+                left.wait()
+                self._session.release()
+
+    def _read(self, connection: Connection) -> None:
+        while True:
+            request = m.decode_request(receive_message(connection, Deadline(FOREVER_S, "next request")))
+            if isinstance(request, m.Ping):
+                send_message(
+                    connection, m.encode(m.Pong(monotonic_ns=time.monotonic_ns())), Deadline(5, "pong")
+                )
+            elif isinstance(request, m.Abort):
+                self._abort("the trial was given up")
+            elif isinstance(request, m.PutInputs):
+                inputs = self._receive_inputs(connection, request)
+                self._jobs.put(lambda r=inputs: self._answer(connection, lambda: self._keep(r)))  # type: ignore[misc]
+            elif isinstance(request, m.Stop):
+                send_message(connection, m.encode(m.Done()), Deadline(5, "goodbye"))
+                self.stop()
+                return
+            else:
+                self._jobs.put(lambda r=request: self._answer(connection, lambda: self._carry_out(r)))  # type: ignore[misc]
+
+    def _receive_inputs(self, connection: Connection, request: m.PutInputs) -> list[torch.Tensor]:
+        available = psutil.virtual_memory().available
+        if request.count * request.spec.num_bytes > available // 2:
+            raise ProtocolError(
+                f"{request.count} inputs of {request.spec} do not fit in {available} bytes of memory"
+            )
+        deadline = Deadline(600, "inputs")
+        inputs = [request.spec.allocate() for _ in range(request.count)]
+        for tensor in inputs:
+            connection.receive_into(request.spec.bytes_of(tensor), deadline)
+        return inputs
+
+    def _keep(self, inputs: list[torch.Tensor]) -> m.Reply:
+        self._inputs = inputs
+        return m.Done(value=len(inputs))
+
+    def _answer(self, connection: Connection, job: Callable[[], m.Reply]) -> None:
+        try:
+            reply = job()
+        except (ParetoPipeError, RuntimeError, ValueError, OSError, MemoryError) as exc:
+            reply = m.Failed(kind=type(exc).__name__, message=str(exc))
+        with contextlib.suppress(TransportError):  # nobody is there to be told
+            send_message(connection, m.encode(reply), Deadline(60, "reply"))
+
+    def _carry_out(self, request: m.Request) -> m.Reply:
+        match request:
+            case m.Describe():
+                return m.Description(
+                    name=self.settings.name,
+                    boot_id=boot_id(),
+                    pid=psutil.Process().pid,
+                    host=describe_host(self.settings.torch_device),
+                    data_port=self._data.port,
+                    backends=self.settings.backends,
+                )
+            case m.FreePort():
+                with listen(self.settings.host, 0, "rpc meeting point") as probe:
+                    return m.Done(value=probe.getsockname()[1])
+            case m.OpenHops():
+                self._leave(graceful=False)
+                self._hops = self._join(request)
+                return m.Done()
+            case m.CloseHops():
+                self._leave(graceful=True)
+                return m.Done()
+            case m.Prepare():
+                self._stage = None  # never two stages in memory
+                self._stage = self._builder.build(request.plan, request.stage_index)
+                return m.Prepared(
+                    build_s=self._stage.build_s,
+                    param_bytes=self._stage.param_bytes,
+                    resident_bytes=psutil.Process().memory_info().rss,
+                )
+            case m.Run():
+                return self._run(request)
+            case _:
+                raise ProtocolError(f"unexpected request {type(request).__name__}")
+
+    def _join(self, request: m.OpenHops) -> Hops:
+        if request.backend not in self.settings.backends:
+            raise WorkerError(
+                f"this worker offers {', '.join(self.settings.backends)}, not {request.backend}: "
+                "start it with workers/rpc_worker.py"
+            )
+        if request.backend == "socket":
+            return self._data.join(request.stage_index, request.peers, request.run, request.timeout_s)
+        from pplib.runtime.rpc_hops import RpcHops  # a socket worker never loads what unpickles
+
+        if request.master is None:
+            raise ProtocolError("an rpc group needs a meeting point")
+        return RpcHops(
+            request.run,
+            request.stage_index,
+            request.peers,
+            request.master,
+            self.settings.rpc_threads,
+            request.timeout_s,
+        )
+
+    def _run(self, request: m.Run) -> m.Reply:
+        stage, hops = self._stage, self._hops
+        if stage is None or hops is None or stage.plan.digest != request.plan_digest:
+            raise ProtocolError("asked to run a plan that this worker has not prepared")
+        plan, i = stage.plan, stage.stage_index
+        if i == 0 and not self._inputs:
+            raise ProtocolError("the first stage has no input images")
+        prefetch = self.settings.prefetch
+        loop = self._loop = StageLoop(
+            stage.runner,
+            stage_index=i,
+            num_stages=plan.num_stages,
+            tensor_in=plan.tensors[i],
+            tensor_out=plan.tensors[i + 1],
+            result=plan.tensors[-1],
+            in_flight=plan.in_flight,
+            slots=plan.in_flight if prefetch is None else min(plan.in_flight, prefetch + 1),
+            inputs=self._inputs,
+            slowdown=self.settings.slowdown,
+        )
+        try:
+            loop.run(
+                hops, request.trial, request.warmup + request.count, Deadline(request.timeout_s, "trial")
+            )
+        except Exception:
+            self._leave(graceful=False)
+            raise
+        finally:
+            self._loop = None
+        t = loop.trace
+        kept = max(1, min(len(loop.outputs), MAX_OUTPUT_BYTES // max(1, plan.tensors[-1].num_bytes)))
+        return m.Ran(
+            ready_ns=t.ready_ns,
+            received_ns=t.received_ns,
+            compute_start_ns=t.compute_start_ns,
+            compute_end_ns=t.compute_end_ns,
+            copy_ns=t.copy_ns,
+            send_start_ns=t.send_start_ns,
+            returned_ns=t.returned_ns,
+            payload_bytes=hops.sender.payload_bytes,
+            outputs=[bytes(plan.tensors[-1].bytes_of(one)) for one in loop.outputs[:kept]],
+            resident_bytes=psutil.Process().memory_info().rss,
+        )
+
+    def _abort(self, reason: str) -> None:
+        loop = self._loop
+        if loop is not None:
+            loop.stop(TransportError(reason))
+
+    def _leave(self, graceful: bool) -> None:
+        hops, self._hops = self._hops, None
+        if hops is not None:
+            hops.close(graceful)
+
+    def _forget(self) -> None:
+        self._stage, self._inputs = None, []
+        with contextlib.suppress(TransportError):  # a group whose coordinator died is left, not mended
+            self._leave(graceful=False)

@@ -1,0 +1,10 @@
+"""`python -m pplib.sweep`."""
+
+from __future__ import annotations
+
+import sys
+
+from pplib.sweep.batch import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Workers on this machine: one process per device, each on cores of its own, none left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from pplib.devices import Device, Testbed, assign_cores
+from pplib.errors import WorkerError
+from pplib.runtime.serve import Ready
+
+WORKERS = Path(__file__).resolve().parents[2] / "workers"
+
+
+class LocalWorker:
+    """One worker process. It ends when this process ends, however that happens: it reads from our pipe."""
+
+    def __init__(self, device: Device, cores: Sequence[int], token: bytes, script: str, logs: Path) -> None:
+        self.device, self.cores = device, tuple(cores)
+        self.log = logs / f"{device.name}.log"
+        arguments = {
+            "--name": device.name,
+            "--host": "127.0.0.1" if device.host == "localhost" else device.host,
+            "--control-port": device.control_port,
+            "--data-port": device.data_port,
+            "--torch-device": device.torch_device,
+            "--threads": device.threads,
+            "--cores": ",".join(str(core) for core in cores),
+            "--slowdown": device.slowdown,
+            "--rpc-threads": device.rpc_threads,
+            **({} if device.prefetch is None else {"--prefetch": device.prefetch}),
+        }
+        threads = str(device.threads)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    str(WORKERS / script),
+                    *(str(p) for pair in arguments.items() for p in pair),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                start_new_session=True,  # Ctrl-C is the coordinator's to handle
+            )
+        with contextlib.suppress(BrokenPipeError):  # it died at once; wait_ready tells why
+            self._stdin.write(token.hex().encode() + b"\n")
+            self._stdin.flush()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def _stdin(self):  # type: ignore[no-untyped-def]
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def wait_ready(self, timeout_s: float) -> Ready:
+        """Wait for its ready line.
+
+        Raises:
+            WorkerError: it ended, or was silent for too long; the message ends with its log.
+        """
+        out = self._process.stdout
+        assert out is not None
+        end, line = time.monotonic() + timeout_s, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(out, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                if not selector.select(max(0.0, end - time.monotonic())):
+                    raise WorkerError(
+                        f"{self.device.name}: the worker was not ready within {timeout_s:.0f} s (ready_timeout_s): "
+                        f"{self.autopsy()}"
+                    )
+                if not (got := os.read(out.fileno(), 4096)):
+                    self._process.wait(5)
+                    raise WorkerError(f"{self.device.name}: the worker did not start: {self.autopsy()}")
+                line += got
+        return msgspec.json.decode(line, type=Ready)
+
+    def autopsy(self) -> str:
+        """How it ended, if it did, and the last lines of its log."""
+        code = self._process.poll()
+        ended = "" if code is None else f"signal {-code}; " if code < 0 else f"exit code {code}; "
+        return ended + log_tail(self.log)
+
+    def stop(self) -> None:
+        """End it, politely for two seconds."""
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(5)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def log_tail(log: Path, lines: int = 5) -> str:
+    """The last lines of a worker's log, for an error message."""
+    try:
+        text = log.read_text(errors="replace").strip()
+    except OSError:
+        return "its log is gone"
+    return " | ".join(text.splitlines()[-lines:]) or "its log is empty"
+
+
+@contextlib.contextmanager
+def local_workers(
+    testbed: Testbed, token: bytes, backends: Sequence[str]
+) -> Iterator[list[tuple[LocalWorker, Ready]]]:
+    """Start one worker per device, all at once; stop them all on the way out.
+
+    Raises:
+        WorkerError: one did not start.
+    """
+    script = "rpc_worker.py" if "rpc" in backends else "socket_worker.py"
+    with tempfile.TemporaryDirectory(prefix="paretopipe-") as logs, contextlib.ExitStack() as stack:
+        workers = []
+        for device, cores in zip(testbed.devices, assign_cores(testbed.devices), strict=True):
+            worker = LocalWorker(device, cores, token, script, Path(logs))
+            stack.callback(worker.stop)
+            workers.append(worker)
+        yield [(worker, worker.wait_ready(testbed.ready_timeout_s)) for worker in workers]

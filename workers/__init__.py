@@ -1,0 +1,1 @@
+"""Entry scripts that run on the devices."""
