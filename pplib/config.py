@@ -75,7 +75,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def as_dict(self) -> dict[str, Any]:
         """The parameters as plain values, in their order."""
-        return plain(self)
+        values: dict[str, Any] = plain(self)
+        return values
 
 
 PARAMETERS = Configuration.__struct_fields__
@@ -98,7 +99,7 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
                 f"{where}{key}: expected one value, got the list {value!r}: lists make a grid, and a grid "
                 "is run by `python -m pplib.sweep GRID.yaml`"
             )
-    config = decode(values, Configuration, where)
+    config: Configuration = decode(values, Configuration, where)
     return _checked(config, where)
 
 
@@ -158,7 +159,7 @@ def load_grid(path: Path) -> Grid:
         ConfigError: the file is missing, no mapping, or one of its configurations is not valid.
     """
     values = read_yaml(path)
-    keep = decode(values.pop("keep", "all"), Literal["all", "summary"], f"{path}: keep")
+    keep: Literal["all", "summary"] = decode(values.pop("keep", "all"), Literal["all", "summary"], f"{path}: keep")
     where = f"{path}: "
     expanded: list[dict[str, object]] = [{}]
     for key, value in values.items():

@@ -21,7 +21,7 @@ def decode(values: object, kind: type[T] | Any, where: str = "") -> T:
         ConfigError: `<where><path>: expected ..., got ...`.
     """
     try:
-        return msgspec.convert(values, kind)  # type: ignore[no-any-return]
+        return msgspec.convert(values, kind)
     except msgspec.ValidationError as exc:
         raise ConfigError(_explain(str(exc), values, kind, where)) from exc
 
@@ -67,9 +67,7 @@ def _explain(message: str, values: object, kind: Any, where: str) -> str:
     allowed = _literals(kind, path)
     if allowed:
         message = f"expected one of {', '.join(allowed)}"
-    return (
-        f"{where}{path + ': ' if path else ': ' if where else ''}{message}, got {_value_at(values, path)!r}"
-    )
+    return f"{where}{path + ': ' if path else ': ' if where else ''}{message}, got {_value_at(values, path)!r}"
 
 
 def _steps(path: str) -> list[str]:
@@ -86,7 +84,7 @@ def _value_at(values: Any, path: str) -> object:
 
 
 def _type_at(kind: Any, path: str) -> Any:
-    info = msgspec.inspect.type_info(kind)
+    info: Any = msgspec.inspect.type_info(kind)
     for step in _steps(path):
         if isinstance(info, msgspec.inspect.UnionType):
             inner = [one for one in info.types if not isinstance(one, msgspec.inspect.NoneType)]
@@ -109,8 +107,6 @@ def _fields_at(kind: Any, path: str) -> list[str]:
 def _literals(kind: Any, path: str) -> list[str]:
     info = _type_at(kind, path)
     kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
-    names = [
-        str(value) for one in kinds if isinstance(one, msgspec.inspect.LiteralType) for value in one.values
-    ]
+    names = [str(value) for one in kinds if isinstance(one, msgspec.inspect.LiteralType) for value in one.values]
     others = [one for one in kinds if isinstance(one, msgspec.inspect.ListType)]
     return names + (["a list of points"] if names and others else [])

@@ -116,9 +116,7 @@ def read_record(path: Path) -> TrialRecord:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=TrialRecord)
     except (OSError, msgspec.DecodeError) as exc:
-        raise OutputError(
-            f"{path}: not a trial record: {exc}: move it away, and the trial is run again"
-        ) from exc
+        raise OutputError(f"{path}: not a trial record: {exc}: move it away, and the trial is run again") from exc
     if record.schema_version != SCHEMA_VERSION:
         raise OutputError(
             f"{path}: schema version {record.schema_version}, expected {SCHEMA_VERSION}: "
@@ -131,22 +129,7 @@ def summary_row(record: TrialRecord) -> dict[str, Any]:
     """One tidy row: the configuration, the point, the outcome, the metrics."""
     config = record.configuration
     points = record.partition_points
-    head = [
-        "name",
-        "model",
-        "weights",
-        "num_classes",
-        "dataset",
-        "num_images",
-        "backend",
-        "link",
-        "batch_size",
-        "in_flight",
-        "num_stages",
-        "granularity",
-        "optimize",
-        "seed",
-    ]
+    head = [key for key in config if key not in {"partition_points", "repeats", "devices", "output_dir"}]
     return {
         **{key: config.get(key) for key in head},
         "partition_point": points[0] if len(points) == 1 else record.label[1:],

@@ -29,9 +29,7 @@ class WorkerClient:
         autopsy: called when the worker is lost; what it returns is added to the error (its log, say).
     """
 
-    def __init__(
-        self, name: str, host: str, port: int, token: bytes, autopsy: Callable[[], str] = lambda: ""
-    ) -> None:
+    def __init__(self, name: str, host: str, port: int, token: bytes, autopsy: Callable[[], str] = lambda: "") -> None:
         self.name, self.host, self._autopsy = name, host, autopsy
         self._connection: Connection = connect(host, port, name, 10)
         self._sending = threading.Lock()
@@ -69,7 +67,7 @@ class WorkerClient:
             found = self._autopsy()
             raise WorkerLost(f"{exc}: the worker died or its network did{found and ': ' + found}") from exc
         try:
-            reply = m.decode_reply(content)
+            reply: m.Reply = m.decode_reply(content)
         except msgspec.DecodeError as exc:
             raise ProtocolError(f"{self.name}: sent an answer that cannot be read: {exc}") from exc
         if isinstance(reply, m.Failed):

@@ -42,9 +42,7 @@ class PipelineRun:
 class Coordinator:
     """Drives one worker per stage. Use it as a context manager."""
 
-    def __init__(
-        self, workers: Sequence[WorkerClient], master: tuple[str | None, int | None] = (None, None)
-    ) -> None:
+    def __init__(self, workers: Sequence[WorkerClient], master: tuple[str | None, int | None] = (None, None)) -> None:
         self.workers = list(workers)
         self._master = master
         self._backend: str | None = None
@@ -116,9 +114,7 @@ class Coordinator:
             WorkerError: the cause, from the worker it began at; the ring is rebuilt by the next `open`.
         """
         self._trial += 1
-        request = m.Run(
-            trial=self._trial, plan_digest=plan.digest, warmup=warmup, count=count, timeout_s=timeout_s
-        )
+        request = m.Run(trial=self._trial, plan_digest=plan.digest, warmup=warmup, count=count, timeout_s=timeout_s)
         try:
             replies = self._all([request] * len(self.workers), timeout_s + 15)
         except ParetoPipeError:

@@ -32,9 +32,7 @@ class DataPort:
         port: int = self._socket.getsockname()[1]
         return port
 
-    def join(
-        self, stage_index: int, peers: Sequence[tuple[str, str, int]], run: str, timeout_s: float
-    ) -> SocketHops:
+    def join(self, stage_index: int, peers: Sequence[tuple[str, str, int]], run: str, timeout_s: float) -> SocketHops:
         """Connect to the next stage, and wait for the previous one to connect.
 
         Raises:

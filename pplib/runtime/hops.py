@@ -50,8 +50,13 @@ class Receiver(Protocol):
 class Hops(Protocol):
     """A worker's place in the ring: stage i sends to stage i + 1, the last one sends results to stage 0."""
 
-    sender: Sender
-    receiver: Receiver
+    @property
+    def sender(self) -> Sender:
+        """Towards the next stage."""
+
+    @property
+    def receiver(self) -> Receiver:
+        """From the previous stage."""
 
     def abort(self) -> None:
         """Wake every blocked call with an error; the hops cannot be used again."""
@@ -78,6 +83,7 @@ class Inbox:
         self._early: dict[int, _Parcel] = {}
         self._spec: TensorSpec | None = None
         self._trial = -1
+        self._latest_ns = 0
 
     def put(self, trial: int, seq: int, tensor: torch.Tensor) -> None:
         """Called on arrival; takes the time."""
@@ -101,7 +107,9 @@ class Inbox:
             self._check(parcel, seq)
             self._early[parcel.seq] = parcel
         parcel = self._early.pop(seq)
-        return parcel.tensor, parcel.received_ns
+        # One that overtook others cannot be taken up before them: it counts as received with the last of them.
+        self._latest_ns = max(self._latest_ns, parcel.received_ns)
+        return parcel.tensor, self._latest_ns
 
     def _check(self, parcel: _Parcel, seq: int) -> None:
         got, spec = parcel.tensor, self._spec

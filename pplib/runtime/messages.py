@@ -13,22 +13,22 @@ class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True, forbid_unknow
     """Base of all messages; the tag names the kind on the wire."""
 
 
-class Describe(Message):
+class Describe(Message, frozen=True):
     """Tell what you are."""
 
 
-class Ping(Message):
+class Ping(Message, frozen=True):
     """Tell your monotonic clock; answered at once, whatever else the worker does."""
 
 
-class PutInputs(Message):
+class PutInputs(Message, frozen=True):
     """`count` microbatches follow as raw tensor bytes; keep them until others come."""
 
     spec: TensorSpec
     count: int
 
 
-class OpenHops(Message):
+class OpenHops(Message, frozen=True):
     """Join the ring of workers: connect to the next stage, be connected to by the previous.
 
     `peers` are (name, host, data port) in stage order. For rpc, `master` is where rank 0 meets the others.
@@ -42,22 +42,22 @@ class OpenHops(Message):
     timeout_s: float
 
 
-class FreePort(Message):
+class FreePort(Message, frozen=True):
     """Name a TCP port of yours that is free now (for the meeting point of an rpc group)."""
 
 
-class CloseHops(Message):
+class CloseHops(Message, frozen=True):
     """Leave the ring; all workers are told at the same time."""
 
 
-class Prepare(Message):
+class Prepare(Message, frozen=True):
     """Build your stage of this plan, with its weights, and drop the one you had."""
 
     plan: PipelinePlan
     stage_index: int
 
 
-class Run(Message):
+class Run(Message, frozen=True):
     """Run `warmup` + `count` microbatches through the pipeline as this trial."""
 
     trial: int
@@ -67,18 +67,18 @@ class Run(Message):
     timeout_s: float
 
 
-class Abort(Message):
+class Abort(Message, frozen=True):
     """Give up the running request; never answered, the request itself fails."""
 
 
-class Stop(Message):
+class Stop(Message, frozen=True):
     """End the process."""
 
 
 Request = Describe | Ping | PutInputs | OpenHops | FreePort | CloseHops | Prepare | Run | Abort | Stop
 
 
-class Description(Message):
+class Description(Message, frozen=True):
     """What a worker is and runs on."""
 
     name: str
@@ -89,19 +89,19 @@ class Description(Message):
     backends: tuple[str, ...]
 
 
-class Pong(Message):
+class Pong(Message, frozen=True):
     """The worker's CLOCK_MONOTONIC when it answered."""
 
     monotonic_ns: int
 
 
-class Done(Message):
+class Done(Message, frozen=True):
     """The request was carried out; `value` where it asked for a number."""
 
     value: int = 0
 
 
-class Prepared(Message):
+class Prepared(Message, frozen=True):
     """The stage is ready: what it holds."""
 
     build_s: float
@@ -109,7 +109,7 @@ class Prepared(Message):
     resident_bytes: int
 
 
-class Ran(Message):
+class Ran(Message, frozen=True):
     """What one stage saw, one entry per microbatch, in ns of the worker's own CLOCK_MONOTONIC.
 
     The fields are those of `StageTimeline`. `returned_ns` only on stage 0; `outputs` (raw bytes of
@@ -128,7 +128,7 @@ class Ran(Message):
     resident_bytes: int
 
 
-class Failed(Message):
+class Failed(Message, frozen=True):
     """The request failed; `kind` is the exception's name, `message` its text."""
 
     kind: str

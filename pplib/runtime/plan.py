@@ -40,14 +40,12 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
     def allocate(self, pin: bool = False) -> torch.Tensor:
         """Uninitialised memory for one such tensor."""
-        return torch.empty(
-            self.shape, dtype=self.torch_dtype, memory_format=self.memory_format, pin_memory=pin
-        )
+        return torch.empty(self.shape, dtype=self.torch_dtype, memory_format=self.memory_format, pin_memory=pin)
 
     def bytes_of(self, tensor: torch.Tensor) -> memoryview:
         """The tensor's own memory in wire order, no copy; `tensor` has this spec's layout."""
         dense = tensor.permute(0, 2, 3, 1) if self.layout == "channels_last" else tensor
-        return memoryview(dense.reshape(-1).view(torch.uint8).numpy())
+        return dense.reshape(-1).view(torch.uint8).numpy().data
 
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape} {self.layout}"

@@ -91,7 +91,7 @@ class RpcHops:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch announces deprecations of its own internals
-                rpc.init_rpc(
+                rpc.init_rpc(  # type: ignore[no-untyped-call]
                     f"stage{stage_index}", rank=stage_index, world_size=count, rpc_backend_options=options
                 )
         except (RuntimeError, ValueError) as exc:
@@ -131,7 +131,7 @@ def _pickled_bytes(run: str, trial: int) -> int:
     """What rpc writes beside the tensor's own bytes: the pickled call. TensorPipe's framing is not counted."""
     from torch.distributed.rpc.internal import PythonUDF, serialize
 
-    payload, _ = serialize(PythonUDF(_deliver, (run, trial, 0, torch.empty(1)), {}))
+    payload, _ = serialize(PythonUDF(_deliver, (run, trial, 0, torch.empty(1)), {}))  # type: ignore[no-untyped-call]
     return len(payload)
 
 

@@ -37,9 +37,7 @@ def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> i
     torch.set_num_interop_threads(1)
     token = bytes.fromhex(sys.stdin.readline().strip())
     if len(token) < 16:
-        sys.stderr.write(
-            "expected the run's token, at least 16 bytes in hex, on the first line of standard input\n"
-        )
+        sys.stderr.write("expected the run's token, at least 16 bytes in hex, on the first line of standard input\n")
         return 2
     try:
         worker = Worker(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,7 +69,7 @@ class Parts:
             received, start, end = _arrays(stage.received_s, stage.compute_start_s, stage.compute_end_s)
             self.stage_queue.append((start - received)[warmup:])
             self.compute.append((end - start)[warmup:])
-        for before, after in zip(timelines, timelines[1:], strict=False):
+        for before, after in itertools.pairwise(timelines):
             end, sent, ready, received = _arrays(
                 before.compute_end_s, before.send_start_s, after.ready_s, after.received_s
             )
@@ -101,8 +102,7 @@ def measure(
     first, last = timelines[0], timelines[-1]
     parts = Parts(timelines, warmup)
     (admitted, done, returned, sent_back) = (
-        array[warmup:]
-        for array in _arrays(first.received_s, last.compute_end_s, returned_s, last.send_start_s)
+        array[warmup:] for array in _arrays(first.received_s, last.compute_end_s, returned_s, last.send_start_s)
     )
     latency, response = done - admitted, returned - admitted
     for i, (transfer, a, b) in enumerate(zip(parts.transfer, timelines, timelines[1:], strict=False)):

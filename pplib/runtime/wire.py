@@ -50,9 +50,7 @@ def check_tensor_header(data: bytes, spec: TensorSpec, trial: int, seq: int, pee
 def send_message(connection: Connection, content: bytes, deadline: Deadline) -> None:
     """Send one control message."""
     if len(content) > MAX_MESSAGE_BYTES:
-        raise ProtocolError(
-            f"a control message of {len(content)} bytes; at most {MAX_MESSAGE_BYTES} can be sent"
-        )
+        raise ProtocolError(f"a control message of {len(content)} bytes; at most {MAX_MESSAGE_BYTES} can be sent")
     connection.send([_MESSAGE.pack(_MESSAGE_MAGIC, VERSION, len(content)), content], deadline)
 
 
@@ -66,7 +64,5 @@ def receive_message(connection: Connection, deadline: Deadline, limit: int = MAX
     if magic != _MESSAGE_MAGIC or version != VERSION:
         raise ProtocolError(f"{connection.peer}: sent something that is no control message")
     if count > limit:
-        raise ProtocolError(
-            f"{connection.peer}: announced a message of {count} bytes; at most {limit} are allowed"
-        )
+        raise ProtocolError(f"{connection.peer}: announced a message of {count} bytes; at most {limit} are allowed")
     return connection.receive(count, deadline)

@@ -88,9 +88,7 @@ class Worker:
                 sock, address = self._control.accept()
             except OSError:
                 return  # closed: the worker ends
-            threading.Thread(
-                target=self._converse, args=(sock, f"coordinator at {address[0]}"), daemon=True
-            ).start()
+            threading.Thread(target=self._converse, args=(sock, f"coordinator at {address[0]}"), daemon=True).start()
 
     def _converse(self, sock: socket.socket, peer: str) -> None:
         connection = Connection(sock, peer)
@@ -111,18 +109,13 @@ class Worker:
                 pass  # the coordinator went away or spoke nonsense: the session is over either way
             finally:
                 self._abort("the coordinator went away")
-                left = threading.Event()
-                self._jobs.put(lambda: (self._forget(), left.set())[0])
-                left.wait()
-                self._session.release()
+                self._jobs.put(self._forget)
 
     def _read(self, connection: Connection) -> None:
         while True:
             request = m.decode_request(receive_message(connection, Deadline(FOREVER_S, "next request")))
             if isinstance(request, m.Ping):
-                send_message(
-                    connection, m.encode(m.Pong(monotonic_ns=time.monotonic_ns())), Deadline(5, "pong")
-                )
+                send_message(connection, m.encode(m.Pong(monotonic_ns=time.monotonic_ns())), Deadline(5, "pong"))
             elif isinstance(request, m.Abort):
                 self._abort("the trial was given up")
             elif isinstance(request, m.PutInputs):
@@ -138,9 +131,7 @@ class Worker:
     def _receive_inputs(self, connection: Connection, request: m.PutInputs) -> list[torch.Tensor]:
         available = psutil.virtual_memory().available
         if request.count * request.spec.num_bytes > available // 2:
-            raise ProtocolError(
-                f"{request.count} inputs of {request.spec} do not fit in {available} bytes of memory"
-            )
+            raise ProtocolError(f"{request.count} inputs of {request.spec} do not fit in {available} bytes of memory")
         deadline = Deadline(600, "inputs")
         inputs = [request.spec.allocate() for _ in range(request.count)]
         for tensor in inputs:
@@ -235,9 +226,7 @@ class Worker:
             slowdown=self.settings.slowdown,
         )
         try:
-            loop.run(
-                hops, request.trial, request.warmup + request.count, Deadline(request.timeout_s, "trial")
-            )
+            loop.run(hops, request.trial, request.warmup + request.count, Deadline(request.timeout_s, "trial"))
         except Exception:
             self._leave(graceful=False)
             raise
@@ -269,6 +258,10 @@ class Worker:
             hops.close(graceful)
 
     def _forget(self) -> None:
+        """The last job of a session; the next coordinator is admitted after it."""
         self._stage, self._inputs = None, []
-        with contextlib.suppress(TransportError):  # a group whose coordinator died is left, not mended
-            self._leave(graceful=False)
+        try:
+            with contextlib.suppress(TransportError):  # a group whose coordinator died is left, not mended
+                self._leave(graceful=False)
+        finally:
+            self._session.release()

@@ -19,7 +19,6 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, point_table
 from pplib.config import Configuration, load_grid, project_path
 from pplib.devices import load_testbed
 from pplib.errors import ConfigError, ParetoPipeError, nearest
-from pplib.records import trial_path
 from pplib.sweep.configuration import missing_trials
 from pplib.sweep.experiment import choose_points, count_units
 from pplib.sweep.results import claim_folder, drop_details, read_summary, write_summary
@@ -96,7 +95,9 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
             raise ConfigError(f"{notebook.name}: {name}: unknown parameter; {nearest(name, known)}")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(str(notebook), str(output), dict(parameters), progress_bar=False, cwd=str(Path.cwd()))
+        papermill.execute_notebook(
+            str(notebook), str(output), dict(parameters), progress_bar=False, cwd=str(Path.cwd())
+        )
     except PapermillExecutionError as exc:
         raise NotebookError(f"{exc.ename.rpartition('.')[2]}: {exc.evalue}\nthe executed copy is {output}") from exc
 
@@ -148,6 +149,8 @@ def _tell(summary: Path) -> int:
     failed = int((frame["status"] != "ok").sum())
     if failed:
         first = frame[frame["status"] != "ok"].iloc[0]
-        lines.append(f"failed:  {failed} of {len(frame)} trials; the first: {first['partition_label']}: {first['error']}")
+        lines.append(
+            f"failed:  {failed} of {len(frame)} trials; the first: {first['partition_label']}: {first['error']}"
+        )
     sys.stdout.write("\n".join(["", *lines, ""]))
     return failed

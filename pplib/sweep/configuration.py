@@ -40,7 +40,7 @@ def schedule(points: list[tuple[int, ...]], repeats: int, seed: int) -> list[Tri
 
     Order within blocks keeps slow drift of a machine from looking like a difference between points.
     """
-    trials = []
+    trials: list[Trial] = []
     for repeat in range(repeats):
         block = list(points)
         random.Random(f"{seed}-{repeat}").shuffle(block)
@@ -75,9 +75,7 @@ def run_configuration(config: Configuration, progress: bool = True) -> pd.DataFr
 
 def _run_trials(experiment: Experiment, coordinator: Coordinator, todo: list[Trial], progress: bool) -> None:
     failures = 0
-    for trial in tqdm(
-        todo, desc=experiment.config.identity, unit="trial", mininterval=1.0, disable=not progress
-    ):
+    for trial in tqdm(todo, desc=experiment.config.identity, unit="trial", mininterval=1.0, disable=not progress):
         record, error = run_trial(experiment, coordinator, trial)
         write_record(trial_path(experiment.config.folder, trial.points, trial.repeat), record)
         failures = failures + 1 if error else 0
@@ -132,9 +130,7 @@ def _measure(experiment: Experiment, coordinator: Coordinator, points: tuple[int
     coordinator.open(config.backend)
     stages = coordinator.prepare(plan)
     begun = time.monotonic()
-    run = coordinator.run(
-        plan, WARMUP_MICROBATCHES, config.num_microbatches, experiment.trial_timeout_s(count)
-    )
+    run = coordinator.run(plan, WARMUP_MICROBATCHES, config.num_microbatches, experiment.trial_timeout_s(count))
     busy_s = time.monotonic() - begun
     metrics = measure(run.timelines, run.returned_s, WARMUP_MICROBATCHES, config.batch_size)
     hops = range(config.num_stages - 1)

@@ -62,8 +62,7 @@ class Experiment:
             optimize=self.config.optimize,
             in_flight=self.config.in_flight,
             tensors=tuple(
-                tensor_spec(cut.activation_shape, cut.activation_dtype, self.config.optimize)
-                for cut in tensors
+                tensor_spec(cut.activation_shape, cut.activation_dtype, self.config.optimize) for cut in tensors
             ),
         )
 
@@ -109,9 +108,7 @@ def prepare(config: Configuration) -> Experiment:
     """
     testbed = load_testbed(project_path(config.devices))
     model = load_model(config.model, config.weights, config.num_classes, config.seed)
-    images = load_images(
-        config.dataset, config.num_images, config.model, config.seed, load_environment().cifar10_path
-    )
+    images = load_images(config.dataset, config.num_images, config.model, config.seed, load_environment().cifar10_path)
     batches = list(images.split(config.batch_size))
     partitioned = PartitionedModel(model, batches[0], config.granularity)
     points = choose_points(

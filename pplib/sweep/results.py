@@ -31,9 +31,7 @@ def claim_folder(config: Configuration, testbed: Testbed) -> None:
             raise OutputError(f"{path}: cannot be read: {exc}") from exc
         differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
         if differing:
-            changes = "; ".join(
-                f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differing
-            )
+            changes = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differing)
             raise OutputError(
                 f"{config.folder}: holds trials that cannot be compared with these ({changes}): "
                 "choose another `name`, or delete the folder"

@@ -119,9 +119,7 @@ def log_tail(log: Path, lines: int = 5) -> str:
 
 
 @contextlib.contextmanager
-def local_workers(
-    testbed: Testbed, token: bytes, backends: Sequence[str]
-) -> Iterator[list[tuple[LocalWorker, Ready]]]:
+def local_workers(testbed: Testbed, token: bytes, backends: Sequence[str]) -> Iterator[list[tuple[LocalWorker, Ready]]]:
     """Start one worker per device, all at once; stop them all on the way out.
 
     Raises:

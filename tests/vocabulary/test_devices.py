@@ -25,7 +25,10 @@ def write(tmp_path, text):
         ("devices: [{name: a}, {}]", r"devices\[1\]\.name: this key is required"),
         ("devices: [{name: a}]", r"devices: expected `array` of length >= 2"),
         ("devices: [{name: a}, {name: a}]", r"devices\[1\]\.name: 'a' is taken by devices\[0\]"),
-        ("devices: [{name: a}, {name: b, control_port: 65536}]", r"devices\[1\]\.control_port: expected `int` <= 65535"),
+        (
+            "devices: [{name: a}, {name: b, control_port: 65536}]",
+            r"devices\[1\]\.control_port: expected `int` <= 65535",
+        ),
         ("devices: [{name: a}, {name: b, slowdown: 0.5}]", r"devices\[1\]\.slowdown: expected `float` >= 1"),
         ("devices: [{name: a}, {name: b, host: pi.local}]", r"devices\[1\]\.host: .*got 'pi.local'"),
         ("devices: [{name: a}, {name: b, cores: [4096]}]", r"devices\[1\]\.cores: expected some of"),

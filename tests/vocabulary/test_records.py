@@ -44,7 +44,7 @@ def test_a_row_of_three_stages_names_both_points():
 def test_a_damaged_record_is_named_and_left_alone(tmp_path):
     path = tmp_path / "P1_r0.json"
     path.write_text('{"configuration": ')
-    with pytest.raises(OutputError, match="P1_r0.json: not a trial record"):
+    with pytest.raises(OutputError, match=r"P1_r0\.json: not a trial record"):
         read_record(path)
     assert path.exists()
 

@@ -1,0 +1,127 @@
+"""The stage loop over in-process hops: what flows, how much at once, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from pplib.errors import TransportError
+from pplib.runtime.connection import Deadline
+from pplib.runtime.hops import in_process_ring
+from pplib.runtime.plan import TensorSpec
+from pplib.runtime.stage_loop import StageLoop
+
+SPEC = TensorSpec((2, 3), "float32")
+
+
+def pipeline(runners, in_flight, count, slowdown=1.0, timeout_s=20.0):
+    """Run one pipeline of `runners` in threads of this process; its loops, and what each raised."""
+    ring, stages = in_process_ring(len(runners)), len(runners)
+    inputs = [torch.full(SPEC.shape, float(i)) for i in range(3)]
+    loops = [
+        StageLoop(
+            runner,
+            stage_index=i,
+            num_stages=stages,
+            tensor_in=SPEC,
+            tensor_out=SPEC,
+            result=SPEC,
+            in_flight=in_flight,
+            slots=in_flight,
+            inputs=inputs if i == 0 else (),
+            slowdown=slowdown if i == 0 else 1.0,
+        )
+        for i, runner in enumerate(runners)
+    ]
+    errors = [None] * stages
+
+    def run(i):
+        try:
+            loops[i].run(ring[i], 1, count, Deadline(timeout_s, "trial"))
+        except TransportError as exc:
+            errors[i] = exc
+        except RuntimeError as exc:
+            errors[i] = exc
+            ring[i].abort()
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(stages)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout_s + 10)
+        assert not thread.is_alive()
+    return loops, errors
+
+
+def double(tensor):
+    return tensor * 2, 0
+
+
+def busy(seconds):
+    def runner(tensor):
+        time.sleep(seconds)  # stands for work: the duration is what the test is about
+        return tensor + 1, 0
+
+    return runner
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+@pytest.mark.parametrize("in_flight", [1, 2, 5])
+def test_outputs_are_those_of_the_composed_stages_in_order(stages, in_flight):
+    loops, errors = pipeline([double] * stages, in_flight, count=7)
+    assert errors == [None] * stages
+    assert [float(out[0, 0]) for out in loops[-1].outputs] == [2**stages * (i % 3) for i in range(7)]
+    for loop in loops:
+        assert len(loop.trace.received_ns) == len(loop.trace.send_start_ns) == 7
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_never_more_microbatches_in_the_pipeline_than_asked(in_flight):
+    loops, _ = pipeline([busy(0.002), busy(0.006)], in_flight, count=12)
+    admitted, returned = loops[0].trace.received_ns, loops[0].trace.returned_ns
+    for n, moment in enumerate(admitted):
+        back = sum(1 for one in returned if one <= moment)
+        assert n + 1 - back <= in_flight
+    if in_flight > 1:
+        assert any(admitted[n + 1] < returned[n] for n in range(11)), "stages must overlap"
+
+
+def test_an_emulated_slow_device_computes_longer_and_the_trace_shows_it():
+    loops, _ = pipeline([busy(0.01), double], 1, count=4, slowdown=3.0)
+    trace = loops[0].trace
+    assert all(e - s >= 29e6 for s, e in zip(trace.compute_start_ns, trace.compute_end_ns, strict=True))
+
+
+def test_a_failing_stage_stops_the_whole_pipeline_with_its_own_cause():
+    def fails(tensor):
+        if float(tensor[0, 0]) == 2:
+            raise RuntimeError("out of memory in this stage")
+        return tensor, 0
+
+    _, errors = pipeline([lambda t: (t, 0), fails], 2, count=6)
+    assert "out of memory in this stage" in str(errors[1])
+    assert isinstance(errors[0], TransportError)
+
+
+def test_a_stage_that_gets_nothing_ends_at_the_deadline():
+    ring = in_process_ring(2)
+    loop = StageLoop(
+        double, stage_index=1, num_stages=2, tensor_in=SPEC, tensor_out=SPEC, result=SPEC, in_flight=1, slots=1
+    )
+    with pytest.raises(TransportError, match="trial: nothing happened for 0 s"):
+        loop.run(ring[1], 1, 3, Deadline(0.4, "trial"))
+
+
+def test_stop_ends_a_running_stage_from_another_thread():
+    ring = in_process_ring(2)
+    loop = StageLoop(
+        double, stage_index=1, num_stages=2, tensor_in=SPEC, tensor_out=SPEC, result=SPEC, in_flight=1, slots=1
+    )
+    timer = threading.Timer(0.2, loop.stop, (TransportError("given up"),))
+    timer.start()
+    with pytest.raises(TransportError, match="given up"):
+        loop.run(ring[1], 1, 3, Deadline(30, "trial"))
+    timer.join()

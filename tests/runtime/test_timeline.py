@@ -1,0 +1,183 @@
+"""Measured columns against timelines worked by hand, and against the laws they must keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pplib.errors import TrialError
+from pplib.records import StageTimeline
+from pplib.runtime.clock import ClockOffset, measure_offset
+from pplib.runtime.messages import Ran
+from pplib.runtime.timeline import Parts, common_timelines, measure
+
+
+def stage(i, ready, received, start, end, sent, error=0.0):
+    return StageTimeline(
+        stage_index=i,
+        device=f"device-{i}",
+        ready_s=ready,
+        received_s=received,
+        compute_start_s=start,
+        compute_end_s=end,
+        copy_s=[0.0] * len(received),
+        send_start_s=sent,
+        clock_error_s=error,
+    )
+
+
+def by_hand():
+    """Two microbatches of 4 images; times in s.
+
+    Microbatch 0: computed 0-2 on stage 0, sent at 2, there at 3, computed 3-6.
+    Microbatch 1: admitted at 2, computed 2-4, sent at 4, there at 5, waits until 6, computed 6-9.
+    """
+    return (
+        [
+            stage(0, [0, 2], [0, 2], [0, 2], [2, 4], [2, 4]),
+            stage(1, [0, 0], [3, 5], [3, 6], [6, 9], [6, 9]),
+        ],
+        [6.5, 9.5],
+    )
+
+
+def test_every_column_of_a_timeline_worked_by_hand():
+    timelines, returned = by_hand()
+    got = measure(timelines, returned, warmup=0, batch_size=4)
+    assert got["latency_s"] == got["latency_mean_s"] == pytest.approx(6.5)  # 6 and 7
+    assert got["response_s"] == pytest.approx(7.0)  # 6.5 and 7.5
+    assert got["throughput_img_s"] == pytest.approx(4 / 3)  # one more batch within 3 s
+    assert got["stage0_compute_s"] == pytest.approx(2)
+    assert got["stage1_compute_s"] == pytest.approx(3)
+    assert got["hop0_transfer_s"] == pytest.approx(1)
+    assert got["stage1_queue_s"] == pytest.approx(0.5)  # 0 and 1
+    assert got["hop0_queue_s"] == pytest.approx(0)
+    assert got["bottleneck"] == "stage 1"
+    assert got["bound_img_s"] == pytest.approx(4 / 3)
+    assert got["efficiency"] == pytest.approx(1.0)
+    assert got["return_transfer_s"] == pytest.approx(0.5)
+    assert got["clock_error_s"] == 0
+
+
+def test_a_transfer_begins_when_the_one_before_it_has_arrived():
+    timelines, _ = by_hand()
+    timelines[0].send_start_s = [2, 2.5]
+    timelines[0].compute_end_s = [2, 2.5]
+    parts = Parts(timelines)
+    assert parts.transfer[0] == pytest.approx([1, 2])  # 3 to 5, not 2.5 to 5
+    assert parts.hop_queue[0] == pytest.approx([0, 0.5])
+
+
+def test_waiting_for_room_at_the_receiver_is_queueing_and_not_transfer():
+    timelines, _ = by_hand()
+    timelines[1].ready_s = [0, 4.75]
+    parts = Parts(timelines)
+    assert parts.transfer[0] == pytest.approx([1, 0.25])
+    assert parts.hop_queue[0] == pytest.approx([0, 0.75])
+
+
+def test_warm_up_is_left_out_but_still_occupies_the_link():
+    got = measure(
+        [
+            stage(0, [0, 2, 4], [0, 2, 4], [0, 2, 4], [2, 2.5, 6], [2, 2.5, 6]),
+            stage(1, [0, 0, 0], [3, 5, 7], [3, 6, 9], [6, 9, 12], [6, 9, 12]),
+        ],
+        [6.5, 9.5, 12.5],
+        warmup=1,
+        batch_size=4,
+    )
+    assert got["num_microbatches"] == 2
+    assert got["hop0_transfer_s"] == pytest.approx((2 + 1) / 2)
+
+
+def test_a_transfer_faster_than_the_clocks_allow_fails_the_trial():
+    timelines, returned = by_hand()
+    timelines[1].received_s = [1.5, 5]
+    with pytest.raises(TrialError, match=r"hop 0: a transfer took -0\.500000 s"):
+        measure(timelines, returned, 0, 4)
+    timelines[1].clock_error_s = 0.6
+    assert measure(timelines, returned, 0, 4)["clock_error_s"] == pytest.approx(0.6)
+
+
+@st.composite
+def pipelines(draw):
+    """Timelines of a random pipeline of 2 to 4 stages that a simulation of the stage loop produces."""
+    stages, count = draw(st.integers(2, 4)), draw(st.integers(2, 8))
+    in_flight = draw(st.integers(1, 4))
+    duration = st.floats(1e-4, 2.0)
+    compute = [[draw(duration) for _ in range(count)] for _ in range(stages)]
+    carry = [[draw(duration) for _ in range(count)] for _ in range(stages)]
+    rows = [{key: [] for key in ("ready", "received", "start", "end", "sent")} for _ in range(stages)]
+    returned = []
+    for n in range(count):
+        arrival = returned[n - in_flight] if n >= in_flight else 0.0
+        if n:
+            arrival = max(arrival, rows[0]["end"][-1])
+        for i, row in enumerate(rows):
+            start = max(arrival, row["end"][-1] if n else 0.0)
+            end = start + compute[i][n]
+            sent = max(end, row["sent"][-1] if n else 0.0)
+            for key, value in (("ready", 0.0), ("received", arrival), ("start", start), ("end", end), ("sent", sent)):
+                row[key].append(value)
+            busy_until = (rows[i + 1]["received"][-1] if i + 1 < stages else returned[-1]) if n else 0.0
+            arrival = max(sent, busy_until) + carry[i][n]
+        returned.append(arrival)
+    return [stage(i, r["ready"], r["received"], r["start"], r["end"], r["sent"]) for i, r in enumerate(rows)], returned
+
+
+@given(pipelines(), st.integers(1, 16))
+@settings(max_examples=150, deadline=None)
+def test_the_parts_add_up_to_the_whole_and_no_pipeline_beats_its_bound(pipeline, batch_size):
+    timelines, returned = pipeline
+    got = measure(timelines, returned, 0, batch_size)
+    parts = Parts(timelines)
+    latency = np.array(timelines[-1].compute_end_s) - np.array(timelines[0].received_s)
+    assert parts.latency == pytest.approx(latency, abs=1e-9)
+    for one in [*parts.compute, *parts.transfer, *parts.stage_queue, *parts.hop_queue]:
+        assert one.min() >= -1e-9
+    named = [f"stage{i}_{part}_s" for i in range(len(timelines)) for part in ("compute", "queue")]
+    named += [f"hop{i}_{part}_s" for i in range(len(timelines) - 1) for part in ("transfer", "queue")]
+    assert sum(got[name] for name in named) == pytest.approx(got["latency_mean_s"], abs=1e-9)
+    assert got["compute_s"] + got["transfer_s"] + got["queue_s"] == pytest.approx(got["latency_mean_s"], abs=1e-9)
+
+
+def test_traces_of_two_clocks_come_to_one_base():
+    def ran(shift):
+        values = [int((t + shift) * 1e9) for t in (10.0, 11.0)]
+        return Ran(
+            ready_ns=values,
+            received_ns=values,
+            compute_start_ns=values,
+            compute_end_ns=values,
+            copy_ns=[0, 0],
+            send_start_ns=values,
+            returned_ns=values,
+            payload_bytes=0,
+            outputs=[],
+            resident_bytes=0,
+        )
+
+    clocks = [ClockOffset(3.0, 0.001), ClockOffset(-5.0, 0.002)]
+    timelines, returned = common_timelines([ran(3.0), ran(-5.0)], ["a", "b"], clocks)
+    assert timelines[0].received_s == pytest.approx([0, 1], abs=1e-9)
+    assert timelines[1].received_s == pytest.approx([0, 1], abs=1e-9)
+    assert returned == pytest.approx([0, 1], abs=1e-9)
+
+
+@pytest.mark.parametrize(("out_ms", "back_ms"), [(1, 1), (4, 0.5)])
+def test_the_offset_of_a_shifted_clock_lies_within_its_bound_even_on_an_unequal_path(monkeypatch, out_ms, back_ms):
+    now = [1_000_000_000]
+    shift_ns = 42_000_000_000
+
+    def ask():
+        now[0] += int(out_ms * 1e6)
+        theirs = now[0] + shift_ns
+        now[0] += int(back_ms * 1e6)
+        return theirs
+
+    monkeypatch.setattr("time.monotonic_ns", lambda: now[0])
+    offset = measure_offset(ask)
+    assert offset.error_s == pytest.approx((out_ms + back_ms) / 2e3)
+    assert abs(offset.offset_s - 42) <= offset.error_s + 1e-9
