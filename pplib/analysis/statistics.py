@@ -1,0 +1,168 @@
+"""From repeated trials to one row per partition point, and which of those are on the front."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pplib.analysis.columns import numeric_column, require_columns
+from pplib.analysis.pareto import pareto_mask
+
+CONFIGURATION_KEYS = [
+    "model",
+    "weights",
+    "dataset",
+    "backend",
+    "link",
+    "batch_size",
+    "in_flight",
+    "num_stages",
+    "granularity",
+    "optimize",
+]
+"""The columns that make two trials comparable: dominance is decided within one configuration."""
+
+RANGED = ["latency_s", "throughput_img_s"]
+"""Columns whose smallest and largest repeat are kept beside the median."""
+
+_NOT_MEASURED = {"repeat", "order"}
+
+
+def partition_key(point: object) -> tuple[int, ...]:
+    """The partition points in `point`, as integers that sort in the model's order.
+
+    >>> sorted(["10", "3-7", "3-11", 2], key=partition_key)
+    [2, '3-7', '3-11', '10']
+    >>> partition_key("P3-7")
+    (3, 7)
+    """
+    if isinstance(point, float):
+        point = int(point)
+    return tuple(int(digits) for digits in re.findall(r"\d+", str(point)))
+
+
+def spread(series: pd.Series[float]) -> float:
+    """Relative range of repeats: (largest - smallest) / median; NaN for fewer than two values.
+
+    >>> spread(pd.Series([9.0, 10.0, 11.0]))
+    0.2
+    """
+    values = series.dropna()
+    if len(values) < 2:
+        return float("nan")
+    return float((values.max() - values.min()) / values.median())
+
+
+def point_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """One row per configuration and partition point: medians over the repeats that succeeded.
+
+    Every numeric column becomes its median over the ok repeats, so a row mixes repeats: where parts
+    must add up to the whole, use `representative_trials`. Other columns keep their most common value.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+
+    Returns:
+        `CONFIGURATION_KEYS`, then `partition_point` and the rest, sorted by configuration and by
+        partition point in numeric order. `latency_s_min/_max` and `throughput_img_s_min/_max` are
+        over ok repeats; `repeats_ok` and `repeats_failed` count trials; `status` is "ok" where any
+        repeat was, else "failed", with NaN for what was not measured and `error` telling why.
+
+    Raises:
+        FrameError: a configuration key, the partition point, the status or a ranged column is missing.
+    """
+    trials = _sorted_trials(summary)
+    for name in RANGED:
+        numeric_column(trials, name, "the summary")
+    keys = [*CONFIGURATION_KEYS, "partition_point"]
+    if trials.empty:
+        added = [f"{name}_{end}" for name in RANGED for end in ("min", "max")] + ["repeats_ok", "repeats_failed"]
+        kept = [name for name in trials.columns if name not in _NOT_MEASURED]
+        return trials.reindex(columns=[*kept, *added])
+    rows = [_point_row(group) for _, group in trials.groupby(keys, dropna=False, sort=False)]
+    table = pd.DataFrame(rows)
+    first = [*keys, *[name for name in table.columns if name not in keys]]
+    return table[first].reset_index(drop=True)
+
+
+def representative_trials(summary: pd.DataFrame) -> pd.DataFrame:
+    """For every configuration and point, the one ok trial whose `latency_mean_s` is the (lower) median.
+
+    Medians of parts need not add up to the median of the whole; the parts of one trial do, so
+    decompositions are drawn from these rows.
+
+    Returns:
+        Rows of `summary`, unchanged, sorted by configuration and partition point; points without an
+        ok repeat are absent.
+
+    Raises:
+        FrameError: a column is missing.
+    """
+    trials = _sorted_trials(summary)
+    numeric_column(trials, "latency_mean_s", "the summary")
+    usable = trials[(trials["status"] == "ok") & trials["latency_mean_s"].notna()]
+    if usable.empty:
+        return usable
+    picked = []
+    for _, group in usable.groupby([*CONFIGURATION_KEYS, "partition_point"], dropna=False, sort=False):
+        ordered = group.sort_values("latency_mean_s", kind="stable")
+        picked.append(ordered.index[(len(ordered) - 1) // 2])
+    return usable.loc[picked].reset_index(drop=True)
+
+
+def fronts(points: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
+    """`points` with a boolean column `on_front`, decided within each configuration.
+
+    Args:
+        points: one row per configuration and partition point, see `point_table`.
+        objectives: column name -> "min" or "max".
+
+    Raises:
+        FrameError: a configuration key is missing, or as `pareto_mask`.
+    """
+    require_columns(points, CONFIGURATION_KEYS, "the table of points")
+    mask = pd.Series(False, index=range(len(points)))
+    for _, rows in points.reset_index(drop=True).groupby(CONFIGURATION_KEYS, dropna=False, sort=False):
+        mask.loc[rows.index] = pareto_mask(rows, objectives)
+    return points.assign(on_front=mask.to_numpy())
+
+
+def _sorted_trials(summary: pd.DataFrame) -> pd.DataFrame:
+    """The trials by configuration, partition point, repeat; the row labels are unique."""
+    require_columns(summary, [*CONFIGURATION_KEYS, "partition_point", "status"], "the summary")
+    order = [*CONFIGURATION_KEYS, "partition_point", *[name for name in ["repeat"] if name in summary.columns]]
+
+    def key(column: pd.Series[Any]) -> pd.Series[Any]:
+        return column.map(partition_key) if column.name == "partition_point" else column
+
+    return summary.sort_values(order, key=key, kind="stable", ignore_index=True)
+
+
+def _point_row(group: pd.DataFrame) -> dict[str, Any]:
+    """The row of one point: `group` holds its repeats."""
+    good = group[group["status"] == "ok"]
+    row: dict[str, Any] = {}
+    for name in group.columns:
+        column = good[name] if len(good) else group[name]
+        if name in _NOT_MEASURED:
+            continue
+        if name in CONFIGURATION_KEYS or name == "partition_point":
+            row[name] = group[name].iloc[0]
+        elif pd.api.types.is_bool_dtype(column.dtype):
+            row[name] = bool(column.any())
+        elif pd.api.types.is_numeric_dtype(column.dtype):
+            row[name] = column.median()
+        else:
+            common = column.dropna().mode()
+            row[name] = common.iloc[0] if len(common) else None
+    for name in RANGED:
+        row[f"{name}_min"], row[f"{name}_max"] = good[name].min(), good[name].max()
+    row["repeats_ok"] = len(good)
+    row["repeats_failed"] = len(group) - len(good)
+    row["status"] = "ok" if len(good) else "failed"
+    if not len(good):
+        row.update({name: float("nan") for name in RANGED})
+    return row
