@@ -34,7 +34,7 @@ def describe_host(torch_device: str = "cpu") -> dict[str, str | int | float]:
         "logical_cpus": psutil.cpu_count() or 0,
         "memory_bytes": psutil.virtual_memory().total,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "pplib": __version__,
         "threads": torch.get_num_threads(),
         "cores": _cores(),

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from pplib.errors import ParetoPipeError, TransportError
+from pplib.errors import TransportError
 from pplib.runtime.connection import Deadline
 from pplib.runtime.hops import POLL_S, Hops
 from pplib.runtime.plan import TensorSpec
@@ -116,7 +116,7 @@ class StageLoop:
             thread.start()
         try:
             self._compute()
-        except (ParetoPipeError, RuntimeError, ValueError, MemoryError) as exc:
+        except Exception as exc:  # noqa: BLE001 (raised again when all threads have ended)
             self._fail(exc)
         for thread in threads:
             thread.join(deadline.left_s + 5)
@@ -136,7 +136,7 @@ class StageLoop:
     def _guarded(self, job: Callable[[], None]) -> None:
         try:
             job()
-        except (ParetoPipeError, RuntimeError, ValueError, MemoryError) as exc:
+        except Exception as exc:  # noqa: BLE001 (raised again when all threads have ended)
             self._fail(exc)
 
     def _get(self, source: queue.SimpleQueue[T]) -> T:

@@ -93,7 +93,8 @@ def measure(
 
     `latency_s` is the median over microbatches, `*_p90_s` and `*_p99_s` its quantiles; the parts
     (`stage{i}_compute_s`, `stage{i}_queue_s`, `hop{i}_transfer_s`, `hop{i}_queue_s`) are means, and
-    add up to `latency_mean_s`. `throughput_img_s` counts completions at the last stage.
+    add up to `latency_mean_s`. `throughput_img_s` counts completions at the last stage;
+    `bound_img_s` is what the busiest stage or hop allows, over the same microbatches.
     `clock_error_s` bounds the error of latency; stage times and `response_s` need no common clock.
 
     Raises:
@@ -113,8 +114,9 @@ def measure(
                 "allows: the clocks of the two devices have moved against each other"
             )
     back_start = np.maximum(sent_back, np.concatenate([[-np.inf], returned[:-1]]))
-    busy = {f"stage {i}": float(one.mean()) for i, one in enumerate(parts.compute)}
-    busy |= {f"hop {i}": float(one.mean()) for i, one in enumerate(parts.transfer)}
+    # Throughput spans the completions after the first, so the bound takes those microbatches too.
+    busy = {f"stage {i}": float(one[1:].mean()) for i, one in enumerate(parts.compute)}
+    busy |= {f"hop {i}": float(one[1:].mean()) for i, one in enumerate(parts.transfer)}
     bottleneck = max(busy, key=lambda name: busy[name])
     throughput = (len(done) - 1) * batch_size / float(done[-1] - done[0])
     bound = batch_size / busy[bottleneck]

@@ -14,7 +14,7 @@ import msgspec
 import psutil
 import torch
 
-from pplib.errors import ParetoPipeError, ProtocolError, TransportError, WorkerError
+from pplib.errors import ProtocolError, TransportError, WorkerError
 from pplib.runtime import messages as m
 from pplib.runtime.connection import Connection, Deadline, listen
 from pplib.runtime.data_port import DataPort
@@ -145,7 +145,7 @@ class Worker:
     def _answer(self, connection: Connection, job: Callable[[], m.Reply]) -> None:
         try:
             reply = job()
-        except (ParetoPipeError, RuntimeError, ValueError, OSError, MemoryError) as exc:
+        except Exception as exc:  # noqa: BLE001 (whatever it is, the coordinator raises it)
             reply = m.Failed(kind=type(exc).__name__, message=str(exc))
         with contextlib.suppress(TransportError):  # nobody is there to be told
             send_message(connection, m.encode(reply), Deadline(60, "reply"))

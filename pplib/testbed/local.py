@@ -115,7 +115,8 @@ def log_tail(log: Path, lines: int = 5) -> str:
         text = log.read_text(errors="replace").strip()
     except OSError:
         return "its log is gone"
-    return " | ".join(text.splitlines()[-lines:]) or "its log is empty"
+    said = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
+    return " | ".join(said[-lines:]) or "its log is empty"
 
 
 @contextlib.contextmanager
