@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,14 +103,25 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
     return _checked(config, where)
 
 
-def from_notebook(namespace: Mapping[str, object]) -> Configuration:
-    """The configuration a notebook's parameter cells define, read from its `globals()`.
+def from_notebook(namespace: Mapping[str, object], **fixed: object) -> Configuration:
+    """The configuration a notebook's parameter cells define, read from its `globals()`, and `fixed`.
 
     Papermill only warns about a parameter the notebook does not have, and runs with the default;
     here such a name is an error. Call it in the cell after the parameters: imported modules,
     functions and names that begin with an underscore are not parameters.
     """
-    return configuration(notebook_parameters(namespace))
+    return configuration({**notebook_parameters(namespace), **fixed})
+
+
+def reject_unknown(namespace: Mapping[str, object], known: Sequence[str]) -> None:
+    """Make sure that a notebook was given no parameter but the `known` ones.
+
+    Raises:
+        ConfigError: the unknown one, and those nearest to it.
+    """
+    for name in notebook_parameters(namespace):
+        if name not in known:
+            raise ConfigError(f"{name}: unknown parameter; {nearest(name, known)}")
 
 
 def notebook_parameters(namespace: Mapping[str, object]) -> dict[str, object]:

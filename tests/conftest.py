@@ -19,6 +19,16 @@ def _own_cache(tmp_path_factory):
         os.environ["PARETOPIPE_CACHE"] = before
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests that need a GPU take no part where there is none: a GPU is no component CI could install."""
+    import torch
+
+    if not torch.cuda.is_available():
+        gpu = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=gpu)
+        items[:] = [item for item in items if item not in gpu]
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A test skipped for a missing component is a failure in CI: it must install the component."""

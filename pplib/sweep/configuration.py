@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,13 +13,12 @@ from tqdm.std import tqdm
 from pplib.config import WARMUP_MICROBATCHES, Configuration
 from pplib.decode import plain
 from pplib.errors import ParetoPipeError
-from pplib.model.partition import PartitionPoint
 from pplib.records import TrialRecord, point_label, trial_path, write_record
 from pplib.runtime.client import WorkerLost
 from pplib.runtime.coordinator import Coordinator, wall_clock
 from pplib.runtime.host import describe_host, git_commit
 from pplib.runtime.timeline import measure
-from pplib.sweep.experiment import Experiment, prepare
+from pplib.sweep.experiment import Experiment
 from pplib.sweep.results import claim_folder, is_done, summary_frame
 from pplib.testbed.session import open_pipeline
 
@@ -57,13 +56,14 @@ def missing_trials(config: Configuration, points: list[tuple[int, ...]]) -> list
     ]
 
 
-def run_configuration(config: Configuration, progress: bool = True) -> pd.DataFrame:
+def run_missing(experiment: Experiment, progress: bool = True) -> pd.DataFrame:
     """Measure what is missing of one configuration; one row per trial, those of earlier runs included.
 
     Raises:
-        ParetoPipeError: bad input, or a lost worker; trials already done are kept.
+        OutputError: the results folder cannot be written, or holds trials of other parameters.
+        WorkerError: a worker was lost, or trials keep failing; trials already done are kept.
     """
-    experiment = prepare(config)
+    config = experiment.config
     claim_folder(config, experiment.testbed)
     todo = missing_trials(config, experiment.points)
     if todo:
@@ -147,7 +147,16 @@ def _measure(experiment: Experiment, coordinator: Coordinator, points: tuple[int
     return {"metrics": metrics, "timelines": run.timelines, "returned_s": run.returned_s, "busy_s": busy_s}
 
 
-def points_frame(experiment: Experiment) -> pd.DataFrame:
-    """The partition points of an experiment's model: index, label, name, what crosses the cut."""
-    cuts: list[PartitionPoint] = experiment.partitioned.points
-    return pd.DataFrame([asdict(cut) for cut in cuts])
+def run_once(experiment: Experiment) -> TrialRecord:
+    """Measure the first partition of an experiment once, on live workers; nothing is written.
+
+    Raises:
+        ParetoPipeError: what went wrong.
+    """
+    config = experiment.config
+    with open_pipeline(experiment.testbed, config.num_stages, [config.backend]) as coordinator:
+        coordinator.put_inputs(experiment.batches, experiment.input_spec)
+        record, error = run_trial(experiment, coordinator, Trial(experiment.points[0], 0, 0))
+    if error:
+        raise error
+    return record

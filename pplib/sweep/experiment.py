@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -174,3 +175,15 @@ def count_units(config: Configuration) -> int:
     skeleton = build_skeleton(config.model, config.weights, config.num_classes)
     example = torch.empty((1, *input_shape(config.model)), device="meta")
     return len(PartitionedModel(skeleton, example, config.granularity).points) - 1
+
+
+def points_frame(experiment: Experiment) -> pd.DataFrame:
+    """The partition points of an experiment's model: index, label, name, and what crosses the cut."""
+    return pd.DataFrame([asdict(point) for point in experiment.partitioned.points])
+
+
+def profile_frame(experiment: Experiment) -> pd.DataFrame:
+    """What each unit of an experiment's model costs on this machine, one row per unit."""
+    config = experiment.config
+    units = profile_model(experiment.model, experiment.batches[0], config.granularity, optimize=config.optimize)
+    return pd.DataFrame([asdict(unit) for unit in units])

@@ -50,7 +50,12 @@ class LocalWorker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": threads,
+                    "MKL_NUM_THREADS": threads,
+                    "PYTHONPATH": _import_path(),
+                },
                 start_new_session=True,  # Ctrl-C is the coordinator's to handle
             )
         with contextlib.suppress(BrokenPipeError):  # it died at once; wait_ready tells why
@@ -92,6 +97,8 @@ class LocalWorker:
 
     def autopsy(self) -> str:
         """How it ended, if it did, and the last lines of its log."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)  # its sockets close a moment before it is gone
         code = self._process.poll()
         ended = "" if code is None else f"signal {-code}; " if code < 0 else f"exit code {code}; "
         return ended + log_tail(self.log)
@@ -117,6 +124,11 @@ def log_tail(log: Path, lines: int = 5) -> str:
         return "its log is gone"
     said = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
     return " | ".join(said[-lines:]) or "its log is empty"
+
+
+def _import_path() -> str:
+    """Where this process finds modules: a user's own model must be found by its workers too."""
+    return os.pathsep.join(dict.fromkeys([str(Path.cwd()), *(path for path in sys.path if path)]))
 
 
 @contextlib.contextmanager
