@@ -6,6 +6,7 @@ from pplib.view.backends import backend_chart
 from pplib.view.decomposition import decomposition_chart
 from pplib.view.front import front_chart, front_per_configuration_chart
 from pplib.view.gantt import gantt_chart
+from pplib.view.split_picture import split_chart
 from pplib.view.unit_profile import profile_chart
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "front_per_configuration_chart",
     "gantt_chart",
     "profile_chart",
+    "split_chart",
 ]
