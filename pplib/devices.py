@@ -49,6 +49,18 @@ class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     devices: Annotated[list[Device], msgspec.Meta(min_length=2)]
     ready_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
 
+    def first(self, num_stages: int) -> list[Device]:
+        """The devices of a pipeline of this many stages.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
+        if num_stages > len(self.devices):
+            raise ConfigError(
+                f"num_stages: expected at most {len(self.devices)}, the devices in the device file, got {num_stages}"
+            )
+        return self.devices[:num_stages]
+
 
 def load_testbed(path: Path) -> Testbed:
     """Read a device file.

@@ -61,12 +61,13 @@ def run_grid(path: Path) -> int:
     grid = load_grid(path)
     first = grid.configurations[0]
     testbed = load_testbed(project_path(first.devices))
-    points = {config: _points(config) for config in grid.configurations}
+    points = {config.identity: _points(config) for config in grid.configurations}
     for config in grid.configurations:
+        testbed.first(config.num_stages)
         claim_folder(config, testbed)
-    unfinished = [config for config in grid.configurations if not _is_complete(config, points[config])]
+    unfinished = [config for config in grid.configurations if not _is_complete(config, points[config.identity])]
     if unfinished:
-        total = sum(config.repeats * (points[config][1] or 1) for config in grid.configurations)
+        total = sum(config.repeats * (points[config.identity][1] or 1) for config in grid.configurations)
         backends = sorted({config.backend for config in unfinished})
         with _progress(first.results, total), workers_up(testbed, backends):
             for config in unfinished:

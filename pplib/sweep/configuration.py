@@ -98,7 +98,6 @@ def run_trial(
     duration_s = time.monotonic() - begun
     if measured:
         measured["metrics"]["overhead_s"] = duration_s - measured.pop("busy_s")
-    devices = experiment.testbed.devices[: config.num_stages]
     record = TrialRecord(
         configuration=config.as_dict(),
         partition_points=list(trial.points),
@@ -112,7 +111,7 @@ def run_trial(
         warmup=WARMUP_MICROBATCHES,
         devices=[
             {**plain(device), "emulated": device.emulated, **worker.description.host}
-            for device, worker in zip(devices, coordinator.workers, strict=True)
+            for device, worker in zip(experiment.testbed.first(config.num_stages), coordinator.workers, strict=True)
         ],
         environment={
             **describe_host(),

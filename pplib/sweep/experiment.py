@@ -108,6 +108,7 @@ def prepare(config: Configuration) -> Experiment:
         ConfigError: the device file is not valid.
     """
     testbed = load_testbed(project_path(config.devices))
+    testbed.first(config.num_stages)
     model = load_model(config.model, config.weights, config.num_classes, config.seed)
     images = load_images(config.dataset, config.num_images, config.model, config.seed, load_environment().cifar10_path)
     batches = list(images.split(config.batch_size))
@@ -151,7 +152,7 @@ def choose_points(config: Configuration, count: int, unit_times_s: Callable[[], 
     if asked == "even":
         return [even_points(count, stages)]
     if asked == "auto":
-        speeds = [1 / device.slowdown for device in load_testbed(project_path(config.devices)).devices[:stages]]
+        speeds = [1 / device.slowdown for device in load_testbed(project_path(config.devices)).first(stages)]
         return [balanced_points(unit_times_s(), stages, speeds)]
     chosen = []
     for i, one in enumerate(asked):

@@ -19,7 +19,7 @@ import msgspec
 
 from pplib.devices import Testbed
 from pplib.environment import load_environment
-from pplib.errors import ConfigError, WorkerError
+from pplib.errors import ConfigError
 from pplib.runtime.client import WorkerClient
 from pplib.runtime.coordinator import Coordinator
 from pplib.testbed.local import local_workers, log_tail
@@ -104,24 +104,17 @@ def open_pipeline(testbed: Testbed, num_stages: int, backends: Sequence[str]) ->
         ConfigError: fewer devices than stages.
         WorkerError: a worker did not start or cannot be reached.
     """
-    if num_stages > len(testbed.devices):
-        raise ConfigError(
-            f"num_stages: expected at most {len(testbed.devices)}, the devices in the device file, got {num_stages}"
-        )
     environment = load_environment()
     with workers_up(testbed, backends) as session, contextlib.ExitStack() as stack:
         clients = []
-        for address in session.workers[:num_stages]:
-            try:
-                client = WorkerClient(
-                    address.name,
-                    address.host,
-                    address.control_port,
-                    bytes.fromhex(session.token),
-                    autopsy=lambda log=address.log: log_tail(Path(log)),  # type: ignore[misc]
-                )
-            except WorkerError:
-                raise
+        for address in session.workers[: len(testbed.first(num_stages))]:
+            client = WorkerClient(
+                address.name,
+                address.host,
+                address.control_port,
+                bytes.fromhex(session.token),
+                autopsy=lambda log=address.log: log_tail(Path(log)),  # type: ignore[misc]
+            )
             stack.callback(client.close)
             clients.append(client)
         with Coordinator(clients, (environment.master_addr, environment.master_port)) as coordinator:

@@ -1,0 +1,123 @@
+"""`python -m pplib.sweep`: the whole job, its bad inputs, and what is left when it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from pplib.records import read_record
+from pplib.sweep.results import read_summary
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_sweep(tmp_path, grid, **options):
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(grid))
+    return subprocess.run(
+        [sys.executable, "-m", "pplib.sweep", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=ROOT,
+        check=False,
+        **options,
+    )
+
+
+def workers_of(pid):
+    """Worker processes and kernels below `pid`."""
+    return psutil.Process(pid).children(recursive=True)
+
+
+def test_a_grid_becomes_executed_notebooks_a_summary_and_a_report(tmp_path, tiny):
+    grid = {**tiny, "backend": ["socket", "rpc"], "partition_points": [2, 3]}
+    done = run_sweep(tmp_path, grid)
+    assert done.returncode == 0, done.stderr
+    results = tmp_path / "out" / "tiny"
+    summary = read_summary(results / "summary.csv")
+    assert len(summary) == 8
+    assert set(summary["status"]) == {"ok"}
+    assert f"summary: {results / 'summary.csv'}" in done.stdout
+    assert "front:   tests.models:tiny rpc in flight 2: P" in done.stdout
+    assert (results / "report.html").stat().st_size > 500_000
+    assert len(list(results.glob("*/sweep.ipynb"))) == 2
+    pids = {device["cores"] for path in results.glob("*/trials/*") for device in read_record(path).devices}
+    assert len(pids) <= 2
+
+    before = {path: path.stat().st_mtime_ns for path in results.glob("*/trials/*")}
+    again = run_sweep(tmp_path, grid)
+    assert again.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in results.glob("*/trials/*")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "mobilnet_v2"}, "error: unknown model 'mobilnet_v2'; nearest: mobilenet_v2"),
+        ({"partition_points": [2, 7]}, "partition point 7 is not valid: expected one of 0, 1, 2, ..., 6"),
+        ({"batchsize": 2}, "batchsize: unknown key; nearest: batch_size"),
+        ({"batch_size": "two"}, "batch_size: expected `int`, got 'two'"),
+        ({"devices": "nowhere.yaml"}, "nowhere.yaml: cannot be read"),
+        ({"weights": "nowhere.pth"}, "nowhere.pth: no such file"),
+        ({"num_stages": 3, "partition_points": "even"}, "num_stages: expected at most 2"),
+        ({"output_dir": "/proc/nowhere"}, "cannot be written"),
+        ({"link": "4g"}, "link: unknown link '4g'"),
+    ],
+)
+def test_bad_input_ends_in_one_clear_error_within_seconds(tmp_path, tiny, change, message):
+    begun = time.monotonic()
+    done = run_sweep(tmp_path, {**tiny, **change})
+    assert done.returncode == 1
+    assert message in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_sweep_leaves_no_process_and_goes_on_where_it_stopped(tmp_path, tiny, how):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump({**tiny, "repeats": 40}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pplib.sweep", str(grid)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    trials = tmp_path / "out" / "tiny"
+    end = time.monotonic() + 60
+    while len(list(trials.glob("*/trials/*.json"))) < 5:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    children = workers_of(process.pid)
+    assert len(children) >= 3, "two workers and a kernel"
+    os.kill(process.pid, how)
+    _, error = process.communicate(timeout=40)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert b"trials already done are kept" in error
+    kept = {path: path.stat().st_mtime_ns for path in trials.glob("*/trials/*.json")}
+    assert len(kept) >= 5
+    grid.write_text(yaml.safe_dump({**tiny, "repeats": 6}))
+    done = subprocess.run(
+        [sys.executable, "-m", "pplib.sweep", str(grid)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(path.stat().st_mtime_ns == kept[path] for path in kept), "nothing is done twice"

@@ -1,0 +1,175 @@
+"""One configuration: every trial once, resumed where it stopped, and never mixed with unlike ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from pplib.config import configuration
+from pplib.errors import OutputError, TrialError, WorkerError
+from pplib.records import read_record, trial_path, write_record
+from pplib.sweep.configuration import missing_trials, run_missing, run_once, schedule
+from pplib.sweep.experiment import prepare
+from pplib.sweep.results import drop_details, read_records, read_summary, timeline_frame, write_summary
+
+CONTRACT = [
+    "model",
+    "backend",
+    "link",
+    "batch_size",
+    "in_flight",
+    "num_stages",
+    "granularity",
+    "partition_point",
+    "partition_label",
+    "repeat",
+    "status",
+    "error",
+    "latency_s",
+    "latency_p90_s",
+    "latency_p99_s",
+    "response_s",
+    "throughput_img_s",
+    "bound_img_s",
+    "efficiency",
+    "activation_bytes",
+    "payload_bytes",
+    "stage0_compute_s",
+    "stage1_compute_s",
+    "hop0_transfer_s",
+    "clock_error_s",
+    "max_abs_err",
+]
+
+
+def test_every_repeat_is_a_block_of_all_points_in_an_order_of_its_own():
+    points = [(p,) for p in range(12)]
+    trials = schedule(points, 3, seed=0)
+    blocks = [[t.points for t in trials if t.repeat == r] for r in range(3)]
+    assert all(sorted(block) == points for block in blocks)
+    assert len({tuple(block) for block in blocks} | {tuple(points)}) == 4
+    assert [t.order for t in trials] == list(range(36))
+    assert schedule(points, 3, seed=0) == trials != schedule(points, 3, seed=1)
+
+
+def test_a_configuration_is_measured_whole_and_its_rows_keep_the_contract(tiny):
+    experiment = prepare(configuration(tiny))
+    trials = run_missing(experiment, progress=False)
+    assert len(trials) == 6
+    assert set(trials["status"]) == {"ok"}
+    assert trials["max_abs_err"].max() < 1e-4
+    summary = read_summary(write_summary(experiment.config.results))
+    assert set(CONTRACT) <= set(summary.columns)
+    assert summary["partition_point"].tolist().count(2) == 2
+    parts = [f"stage{i}_{part}_s" for i in (0, 1) for part in ("compute", "queue")]
+    parts += ["hop0_transfer_s", "hop0_queue_s"]
+    assert np.allclose(summary[parts].sum(axis=1), summary["latency_mean_s"], atol=1e-6)
+    assert (summary["clock_error_s"] == 0).all(), "workers of one boot share a clock"
+
+
+def test_a_run_started_again_measures_what_is_missing_and_only_that(tiny):
+    experiment = prepare(configuration(tiny))
+    run_missing(experiment, progress=False)
+    folder = experiment.config.folder
+    before = {path: path.read_bytes() for path in (folder / "trials").iterdir()}
+    gone = trial_path(folder, (2,), 1)
+    failed = trial_path(folder, (6,), 0)
+    gone.unlink()
+    record = read_record(failed)
+    record.status, record.error = "failed", "made to fail by this test"
+    write_record(failed, record)
+    assert [(t.points, t.repeat) for t in missing_trials(experiment.config, experiment.points)] == sorted(
+        [((2,), 1), ((6,), 0)], key=lambda t: t[1]
+    )
+    trials = run_missing(experiment, progress=False)
+    assert set(trials["status"]) == {"ok"}
+    after = {path: path.read_bytes() for path in (folder / "trials").iterdir()}
+    assert {path for path in after if after[path] != before.get(path)} == {gone, failed}
+
+
+def test_trials_of_other_parameters_are_never_mixed_and_the_difference_is_named(tiny):
+    run_missing(prepare(configuration({**tiny, "partition_points": [2], "repeats": 1})), progress=False)
+    other = prepare(configuration({**tiny, "partition_points": [2], "repeats": 1, "seed": 5}))
+    with pytest.raises(OutputError, match=r"cannot be compared with these \(seed: 0 there, 5 here\)"):
+        run_missing(other, progress=False)
+
+
+def test_a_pipeline_that_computes_something_else_is_a_failed_trial_and_not_a_result(tiny):
+    experiment = prepare(configuration({**tiny, "partition_points": [2], "repeats": 1}))
+    wrong = dataclasses.replace(experiment, references=[one + 1 for one in experiment.references])
+    trials = run_missing(wrong, progress=False)
+    assert trials["status"].tolist() == ["failed"]
+    assert "does not compute what the model computes" in trials["error"][0]
+    assert pd.isna(trials.get("latency_s", pd.Series([np.nan]))[0])
+    with pytest.raises(TrialError, match=r"differs from the model's by 1"):
+        run_once(wrong)
+
+
+def test_a_lost_worker_stops_the_run_keeps_what_is_done_and_says_so(tiny):
+    experiment = prepare(configuration({**tiny, "repeats": 200, "partition_points": [2]}))
+    parent = psutil.Process()
+
+    def kill_one():
+        folder = experiment.config.folder / "trials"
+        while not folder.exists() or len(list(folder.iterdir())) < 3:
+            if stop.wait(0.05):
+                return
+        workers = [
+            one for one in parent.children() if "rpc_worker" in str(one.cmdline()) or "socket_w" in str(one.cmdline())
+        ]
+        os.kill(workers[-1].pid, signal.SIGKILL)
+
+    stop = threading.Event()
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(WorkerError, match=r"device-\d: .*died.*trials already done are kept; start again"):
+        run_missing(experiment, progress=False)
+    stop.set()
+    killer.join(10)
+    records = read_records(experiment.config.folder)
+    assert sum(record.status == "ok" for record in records) >= 2
+    assert [record.status for record in records].count("failed") == 1
+    assert not [one for one in parent.children(recursive=True) if "worker" in str(one.cmdline())]
+
+
+def test_three_stages_run_through_to_records(tiny):
+    devices = tiny["devices"].replace("local.yaml", "local3.yaml")
+    chosen = {"num_stages": 3, "partition_points": [[0, 0], [1, 4]], "devices": devices, "repeats": 1}
+    trials = run_missing(prepare(configuration({**tiny, **chosen})), progress=False)
+    assert trials["partition_label"].tolist() == ["P0-0", "P1-4"] or set(trials["partition_label"]) == {"P0-0", "P1-4"}
+    assert set(trials["status"]) == {"ok"}
+    assert {"stage2_compute_s", "hop1_transfer_s", "hop1_payload_bytes"} <= set(trials.columns)
+
+
+def test_the_timeline_of_a_record_tiles_each_microbatch_from_admission_to_output(tiny):
+    record = run_once(prepare(configuration({**tiny, "partition_points": [2]})))
+    events = timeline_frame(record)
+    assert set(events["event"]) == {"queue", "compute", "transfer"}
+    for _, mine in events.groupby("microbatch"):
+        mine = mine.sort_values(["start_s", "end_s"])
+        assert np.allclose(mine["end_s"].to_numpy()[:-1], mine["start_s"].to_numpy()[1:], atol=1e-9)
+
+
+def test_keeping_the_summary_only_keeps_the_figures_and_the_resume(tiny):
+    experiment = prepare(configuration({**tiny, "repeats": 1}))
+    run_missing(experiment, progress=False)
+    results = experiment.config.results
+    whole = write_summary(results).read_text()
+    drop_details(results)
+    assert write_summary(results).read_text() == whole
+    assert all(record.timelines == [] for record in read_records(results))
+    assert missing_trials(experiment.config, experiment.points) == []
+
+
+@pytest.mark.parametrize("asked", ["even", "auto"])
+def test_a_plan_can_choose_the_point(tiny, asked):
+    experiment = prepare(configuration({**tiny, "partition_points": asked}))
+    assert len(experiment.points) == 1
+    assert 0 < experiment.points[0][0] < 6
