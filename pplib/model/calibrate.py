@@ -1,4 +1,4 @@
-"""The model room: batch-norm statistics that make a random network behave like a trained one."""
+"""The model room: making a random network behave like a trained one, in the scale of its activations."""
 
 from __future__ import annotations
 
@@ -42,6 +42,22 @@ def calibrate_batch_norm(model: nn.Module, shape: tuple[int, int, int], seed: in
         for module, momentum in zip(fresh, momenta, strict=True):
             module.eval()
             module.momentum = momentum
+
+
+def wake_silent_layers(model: nn.Module) -> None:
+    """Give random values to torchvision's zero-initialised weights and weight to its layer scales, in place.
+
+    A head of zeros (vit) or blocks scaled by 1e-6 (convnext) would make the output blind to what
+    happens before, and a proof that two outputs are equal worthless.
+
+    Args:
+        model: a freshly initialised module; draws from the global random state.
+    """
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] == "layer_scale":
+            nn.init.constant_(parameter, 0.5)
+        elif parameter.dim() >= 2 and not parameter.any():
+            nn.init.trunc_normal_(parameter, std=0.02)
 
 
 def _is_untouched(module: _BatchNorm) -> bool:

@@ -56,8 +56,7 @@ def read_checkpoint(source: Any) -> State:
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise WeightsError(
-            f"{path}: expected a state dict of tensors, or one under the key `state_dict`, got "
-            f"{_describe(content)}"
+            f"{path}: expected a state dict of tensors, or one under the key `state_dict`, got {_describe(content)}"
         )
     return _without_prefix(content)
 

@@ -1,64 +1,112 @@
-"""What inference on a stage gains without changing its result: folded batch-norm, channels_last."""
+"""The model room: what inference on a stage gains without changing its result."""
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
+from pplib.model.units import works
+
+_NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+}
 
 
-def optimise(stage: fx.GraphModule) -> fx.GraphModule:
-    """Fold every batch-norm into the convolution before it, and lay weights out channels_last.
+def optimise(stage: fx.GraphModule) -> nn.Module:
+    """Fold every batch-norm into the convolution before it, lay weights out channels_last, drop dropout.
 
-    A batch-norm is folded where the convolution's output goes nowhere else, so a cut between the two
-    leaves both as they are. The stage given is not changed; tensors that need no change are shared.
+    A batch-norm is folded where the convolution's output goes nowhere else; a cut between the two
+    leaves both as they are. `stage` is not changed: weights that need no change are shared with it.
 
     Args:
         stage: in eval mode, with its weights loaded.
 
-    Source: `torch.nn.utils.fusion.fuse_conv_bn_eval`.
+    Returns:
+        A module for inference only, equal to `stage` up to rounding.
+
+    Source: `torch.nn.utils.fusion`.
     """
-    modules = dict(stage.named_modules())
     graph = fx.Graph()
-    env: dict[fx.Node, fx.Node] = {}
-    targets: dict[str, object] = {}
-    folded: dict[fx.Node, fx.Node] = {
-        node.args[0]: node for node in stage.graph.nodes if _foldable(node, modules)
-    }  # convolution -> its batch-norm
+    copies: dict[fx.Node, fx.Node] = {}
+    folded = {node.args[0]: node for node in stage.graph.nodes if _is_foldable(stage, node)}
     norms = set(folded.values())
     for node in stage.graph.nodes:
-        if node in norms:
-            env[node] = env[node.args[0]]
-            continue
-        env[node] = graph.node_copy(node, lambda one: env[one])
-        if node.op == "call_module":
-            module = modules[str(node.target)]
-            if node in folded:
-                module = fuse_conv_bn_eval(module, modules[str(folded[node].target)])
-            targets[str(node.target)] = module
-        elif node.op == "get_attr":
-            targets[str(node.target)] = _attribute(stage, str(node.target))
-    result = fx.GraphModule(targets, graph, class_name="OptimisedStage")
-    return result.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        if node in norms or (node.op == "call_module" and not works(_module(stage, node))):
+            copies[node] = copies[node.all_input_nodes[0]]
+        else:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    result = fx.GraphModule(stage, graph, class_name="OptimisedStage")
+    with torch.no_grad():
+        for node, norm in folded.items():
+            _replace(result, str(node.target), _fold(_module(stage, node), _module(stage, norm)))
+        for name, module in list(result.named_modules()):
+            if name and any(_is_image_weight(weight) for weight in module._parameters.values()):
+                _replace(result, name, _channels_last(module))
+    return result.eval()
 
 
-def _foldable(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
+def _is_foldable(stage: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op != "call_module" or len(node.args) != 1 or not isinstance(node.args[0], fx.Node):
         return False
     before = node.args[0]
     if before.op != "call_module" or len(before.users) != 1:
         return False
-    convolution, norm = modules[str(before.target)], modules[str(node.target)]
-    if type(convolution) not in _CONVOLUTIONS or type(norm) is not _NORMS[type(convolution)]:
-        return False
-    return not norm.training and norm.running_mean is not None
+    convolution, norm = _module(stage, before), _module(stage, node)
+    called = sum(other.op == "call_module" and other.target == before.target for other in stage.graph.nodes)
+    return (
+        _NORM_OF.get(type(convolution)) is type(norm)
+        and not norm.training
+        and isinstance(norm.running_mean, torch.Tensor)
+        and called == 1  # a convolution used twice has only one of its outputs normalised here
+    )
 
 
-def _attribute(stage: fx.GraphModule, target: str) -> object:
-    found: object = stage
-    for part in target.split("."):
-        found = getattr(found, part)
-    return found
+def _fold(convolution: Any, norm: Any) -> nn.Module:
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    return _with_parameters(convolution, {"weight": weight, "bias": bias})
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    return _with_parameters(
+        module,
+        {
+            name: weight.contiguous(memory_format=torch.channels_last)
+            for name, weight in module._parameters.items()
+            if weight is not None and _is_image_weight(weight)
+        },
+    )
+
+
+def _is_image_weight(weight: torch.Tensor | None) -> bool:
+    return weight is not None and weight.dim() == 4
+
+
+def _with_parameters(module: nn.Module, changed: dict[str, torch.Tensor]) -> nn.Module:
+    own = copy.copy(module)
+    own._parameters = dict(module._parameters)
+    for name, tensor in changed.items():
+        own._parameters[name] = nn.Parameter(tensor.detach(), requires_grad=False)
+    return own
+
+
+def _module(stage: fx.GraphModule, node: fx.Node) -> Any:
+    return stage.get_submodule(str(node.target))
+
+
+def _replace(stage: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(stage.get_submodule(parent), own, module)

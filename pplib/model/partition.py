@@ -1,4 +1,4 @@
-"""Cutting a model: the valid partition points, and the stages between them."""
+"""The model room: where a model may be cut, and the stages that cutting it gives."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from pplib.errors import PartitionError
-from pplib.model.graph import Cut, example_device, module_path, single_tensor_cuts, trace, value_name
-from pplib.model.stage_graph import stage_module
-from pplib.model.units import unit_names
+from pplib.errors import ModelError, PartitionError, nearest
+from pplib.model.graph import Cut, TracedModel, node_name, scopes, trace
+from pplib.model.stages import build_stage
+from pplib.model.units import unit_names, works
+
+GRANULARITIES = ("block", "layer")
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class PartitionPoint:
-    """The cut after unit `index`: its label, the module before it, and the tensor that crosses it.
+    """A place to cut, after unit `index`, and what crosses there for the example batch.
 
-    `activation_bytes` = numel x itemsize, for the batch size of the example input.
+    `name` is the last module before the cut; `input` and `output` at the two baselines.
+    `activation_bytes` is numel x itemsize.
     """
 
     index: int
@@ -31,193 +35,265 @@ class PartitionPoint:
 
 
 class PartitionedModel:
-    """A traced model and its partition points; hands out stages without tracing again.
+    """A model traced once, from which stages are cut at any points.
 
-    Args:
-        model: eval-mode module taking x of shape (B, C, H, W), float32. On the meta device every
-            stage is an independent copy, so that loading weights into it leaves the model empty;
-            otherwise stages share the model's tensors.
-        example_input: one batch, on the model's device.
-        granularity: "block" (the architecture's own blocks) or "layer" (every single-tensor cut).
-
-    Raises:
-        ModelError: the model cannot be traced.
-        PartitionError: unknown granularity.
+    On a skeleton (a model on the meta device) nothing is computed, and each stage is a copy of its
+    own, so that weights loaded into it do not stay here. Otherwise stages share the model's modules.
     """
 
     def __init__(self, model: nn.Module, example_input: torch.Tensor, granularity: str = "block") -> None:
-        if granularity not in ("block", "layer"):
-            raise PartitionError(f"granularity: expected block or layer, got {granularity!r}")
-        self.granularity = granularity
-        self._traced = trace(model, example_input)
-        self._copies = example_device(model).type == "meta"
-        named = [(value_name(cut.value), cut) for cut in single_tensor_cuts(self._traced)]
-        if granularity == "block":
-            named = _block_cuts(self._traced, unit_names(model), named)
-        self._cuts = [cut for _, cut in named]
-        self.points = [_point(i, name, cut) for i, (name, cut) in enumerate(named[:-1])]
-        self.points.append(_point(len(named) - 1, "output", self._cuts[-1]))
+        """Trace `model`.
 
-    def stages(self, points: Sequence[int]) -> list[fx.GraphModule]:
-        """The len(points) + 1 stages between these points.
+        Args:
+            model: eval-mode module from one tensor to one tensor.
+            example_input: (B, C, H, W); on meta where the model is.
+            granularity: `block`, or `layer` for every place where exactly one tensor is alive.
 
         Raises:
-            PartitionError: a point is not valid; the message lists the valid ones.
+            ModelError: the model cannot be traced or run; says where and what to do.
+            PartitionError: unknown granularity.
+        """
+        if granularity not in GRANULARITIES:
+            raise PartitionError(f"granularity: {granularity!r} is unknown; {nearest(granularity, GRANULARITIES)}")
+        self.granularity = granularity
+        self._traced = trace(model, example_input)
+        self._units = frozenset(unit_names(model))
+        cuts = self._traced.layer_cuts()
+        self._cuts = (
+            _block_cuts(self._traced, cuts, self._units) if granularity == "block" else [_last(cut) for cut in cuts]
+        )
+        self.points: list[PartitionPoint] = [self._point(i) for i in range(len(self._cuts))]
+
+    def stages(self, points: Sequence[int]) -> list[nn.Module]:
+        """All stages between `points`, in order; `len(points) + 1` of them.
+
+        Raises:
+            PartitionError: the points are not valid; lists the valid ones.
         """
         return [self.stage(points, i) for i in range(len(points) + 1)]
 
     def stage(self, points: Sequence[int], stage_index: int) -> fx.GraphModule:
-        """One of the stages between these points; an empty one hands its input on."""
+        """Stage `stage_index` of the cut at `points`; an empty stage returns its very input.
+
+        Raises:
+            PartitionError: the points are not valid; lists the valid ones.
+        """
         last = len(self._cuts) - 1
         validate_points(points, last)
-        borders = [0, *points, last]
-        begin, end = self._cuts[borders[stage_index]], self._cuts[borders[stage_index + 1]]
-        return stage_module(self._traced, begin, end, copies=self._copies)
+        if not 0 <= stage_index <= len(points):
+            raise PartitionError(
+                f"stage_index: expected 0..{len(points)} for points {tuple(points)}, got {stage_index}"
+            )
+        borders = (0, *points, last)
+        return self.between(borders[stage_index], borders[stage_index + 1])
 
+    def between(self, first: int, last: int) -> fx.GraphModule:
+        """The units after point `first` up to point `last`, as one module."""
+        begin, end = self._cuts[first], self._cuts[last]
+        return build_stage(self._traced, begin.positions[0], end.positions[0], begin.node, end.node)
 
     def units(self) -> list[fx.GraphModule]:
         """Every unit as a stage of its own: the finest partition."""
-        return [
-            stage_module(self._traced, begin, end, copies=self._copies) for begin, end in itertools.pairwise(self._cuts)
-        ]
+        return [self.between(i, i + 1) for i in range(len(self._cuts) - 1)]
+
+    def unit_name(self, index: int) -> str:
+        """Qualified name of unit `index` (1..N); the last one's is that of its first and last module."""
+        if index < len(self._cuts) - 1:
+            return self.points[index].name
+        start = self._cuts[-2].positions[0]
+        names = list(dict.fromkeys(self._block_names(start, len(self._traced.nodes)))) or ["output"]
+        return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+    def _point(self, index: int) -> PartitionPoint:
+        cut = self._cuts[index]
+        facts = self._traced.facts[cut.node.name]
+        assert facts.shape is not None
+        if index == 0:
+            name = "input"
+        elif index == len(self._cuts) - 1:
+            name = "output"
+        elif self.granularity == "layer":
+            name = node_name(cut.node)
+        else:
+            names = self._block_names(0, cut.positions[0])
+            name = names[-1] if names else node_name(cut.node)
+        return PartitionPoint(
+            index=index,
+            label=f"P{index}",
+            name=name,
+            activation_shape=facts.shape,
+            activation_dtype=str(facts.dtype).removeprefix("torch."),
+            activation_bytes=facts.num_bytes,
+        )
+
+    def _block_names(self, start: int, end: int) -> list[str]:
+        """Units met among nodes start..end, and the modules that lie in none and compute something."""
+        found = []
+        for node in self._traced.nodes[start:end]:
+            unit = None if self.granularity == "layer" else next((s for s in scopes(node) if s in self._units), None)
+            if unit is not None:
+                found.append(unit)
+            elif node.op == "call_module" and works(self._traced.model.get_submodule(str(node.target))):
+                found.append(node_name(node))
+        return found
 
 
-def partition_points(
-    model: nn.Module, example_input: torch.Tensor, granularity: str = "block"
-) -> list[PartitionPoint]:
-    """Every partition point of `model`, both baselines included: P0 is all on the last device, P_N all on the first.
+def partition_points(model: nn.Module, example_input: torch.Tensor, granularity: str = "block") -> list[PartitionPoint]:
+    """Every place where `model` may be cut, from P0 (the input) to P_N (the output), both baselines included.
 
     Args:
-        model: eval-mode module taking x of shape (B, C, H, W).
-        example_input: one such batch; activation sizes are for its batch size.
-        granularity: "block" or "layer".
+        model: eval-mode module from one tensor to one tensor.
+        example_input: (B, C, H, W), float32.
+        granularity: `block` or `layer`.
 
-    Source: block numbering of arXiv 2601.08025; see `units.unit_names` for other models.
+    Raises:
+        ModelError: the model cannot be traced.
 
-    >>> [p.label for p in partition_points(nn.Sequential(nn.Linear(3, 4), nn.ReLU()).eval(), torch.zeros(1, 3))]
-    ['P0', 'P1', 'P2']
+    Source: arXiv 2601.08025 for the numbering of its six architectures.
+
+    >>> from torchvision.models import alexnet
+    >>> points = partition_points(alexnet().eval(), torch.zeros(1, 3, 224, 224))
+    >>> points[3].label, points[3].name, points[3].activation_shape, points[-1].index
+    ('P3', 'features.2', (1, 64, 27, 27), 13)
     """
     return PartitionedModel(model, example_input, granularity).points
 
 
-def split(model: nn.Module, points: Sequence[int], granularity: str = "block") -> list[fx.GraphModule]:
-    """Cut `model` at `points` and return its stages, in order; composed, they equal `model`.
+def split(
+    model: nn.Module,
+    points: Sequence[int],
+    granularity: str = "block",
+    example_input: torch.Tensor | None = None,
+) -> list[nn.Module]:
+    """Cut `model` at `points` and return its stages, in order. They share the model's modules.
 
     Args:
-        model: eval-mode module; torchvision models at 224 x 224 (InceptionV3 at 299 x 299). For
-            other input sizes use `PartitionedModel`, which takes an example.
+        model: eval-mode module taking x of shape (B, 3, H, W), float32.
         points: increasing partition points; empty gives one stage.
-        granularity: what the points count.
+        granularity: `block` or `layer`.
+        example_input: a batch the model takes; None tries one image of 224 x 224, then 299 x 299.
 
     Returns:
-        len(points) + 1 stages that share the model's tensors.
+        len(points) + 1 stages; composed, they equal `model`.
 
     Raises:
         PartitionError: a point is not valid; the message lists the valid ones.
 
     Source: arXiv 2601.08025, Algorithm 1 (k = 2); the k-way case is ours.
+
+    >>> from torchvision.models import alexnet
+    >>> [len(stage.state_dict()) for stage in split(alexnet().eval(), (4,))]
+    [4, 12]
     """
-    from torchvision.models import Inception3
-
-    side = 299 if isinstance(model, Inception3) else 224
-    example = torch.zeros((1, 3, side, side), device=example_device(model))
-    return PartitionedModel(model, example, granularity).stages(points)
-
-
-def validate_points(points: Sequence[int], last: int) -> None:
-    """Check the points of one partition of a model with points 0..last.
-
-    Increasing strictly inside; a stage may be empty only at the baselines (all 0 or all `last`).
-
-    Raises:
-        PartitionError: with the valid range.
-
-    >>> validate_points((3, 7), 19); validate_points((0, 0), 19)
-    >>> validate_points((20,), 19)
-    Traceback (most recent call last):
-    pplib.errors.PartitionError: partition point 20 is not valid: expected one of 0, 1, 2, ..., 19 (0: everything on the last device, 19: everything on the first)
-    """  # noqa: E501
-    for point in points:
-        if not 0 <= point <= last:
-            listed = ", ".join(str(p) for p in range(last + 1)) if last < 4 else f"0, 1, 2, ..., {last}"
-            raise PartitionError(
-                f"partition point {point} is not valid: expected one of {listed} "
-                f"(0: everything on the last device, {last}: everything on the first)"
-            )
-    baseline = set(points) in ({0}, {last})
-    inside = all(0 < p < last for p in points) and all(a < b for a, b in itertools.pairwise(points))
-    if points and not baseline and not inside:
-        raise PartitionError(
-            f"partition points {tuple(points)} are not valid: expected increasing points from 1 to {last - 1}, or one "
-            f"of the baselines {(0,) * len(points)} and {(last,) * len(points)}: only there may a stage be empty"
-        )
+    if example_input is not None:
+        return PartitionedModel(model, example_input, granularity).stages(points)
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    try:
+        return PartitionedModel(model, torch.zeros(1, 3, 224, 224, device=device), granularity).stages(points)
+    except PartitionError:
+        raise
+    except ModelError:
+        try:
+            larger = PartitionedModel(model, torch.zeros(1, 3, 299, 299, device=device), granularity)
+        except ModelError:
+            larger = None
+        if larger is None:
+            raise
+    return larger.stages(points)
 
 
-def combinations(last: int, num_stages: int) -> list[tuple[int, ...]]:
-    """All valid partitions of a model with points 0..last over `num_stages` devices, in order.
+def combinations(num_points_N: int, num_stages: int) -> list[tuple[int, ...]]:
+    """Every valid choice of points for `num_stages` stages: the two baselines, and all increasing ones.
 
     >>> combinations(3, 2)
     [(0,), (1,), (2,), (3,)]
     >>> combinations(4, 3)
     [(0, 0), (1, 2), (1, 3), (2, 3), (4, 4)]
     """
+    if num_stages < 2:
+        raise PartitionError(f"num_stages: expected an integer >= 2, got {num_stages}")
     cuts = num_stages - 1
-    return [(0,) * cuts, *itertools.combinations(range(1, last), cuts), (last,) * cuts]
+    between = itertools.combinations(range(1, num_points_N), cuts)
+    return [(0,) * cuts, *between, (num_points_N,) * cuts]
 
 
-def verify_cut(
-    model: nn.Module, stages: Sequence[nn.Module], batch: torch.Tensor, atol: float = 1e-3, rtol: float = 1e-3
-) -> float:
-    """Prove on a real batch that the composed stages compute what the model computes.
+def validate_points(points: Sequence[int], num_points_N: int) -> None:
+    """Raise PartitionError, which lists the valid points, unless `points` cut a model of N units.
 
-    Returns:
-        The largest absolute difference.
+    Strictly increasing within 1..N-1; or all 0 (everything on the last device), or all N (on the first).
+
+    >>> validate_points((0, 0), 19)
+    >>> validate_points((20,), 19)
+    Traceback (most recent call last):
+    pplib.errors.PartitionError: partition point 20 is not valid: valid are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, \
+11, 12, 13, 14, 15, 16, 17, 18, 19 (0: everything on the last device, 19: on the first)
+    """
+    inner = all(0 < point < num_points_N for point in points)
+    increasing = all(a < b for a, b in itertools.pairwise(points))
+    baseline = len(set(points)) == 1 and points[0] in (0, num_points_N)
+    if not points or (inner and increasing) or baseline:
+        return
+    if len(points) == 1:
+        valid = ", ".join(str(point) for point in range(num_points_N + 1))
+        raise PartitionError(
+            f"partition point {points[0]} is not valid: valid are {valid} "
+            f"(0: everything on the last device, {num_points_N}: on the first)"
+        )
+    raise PartitionError(
+        f"partition points {tuple(points)} are not valid: expected {len(points)} strictly increasing points within "
+        f"1..{num_points_N - 1}, or all 0 (everything on the last device), or all {num_points_N} (on the first)"
+    )
+
+
+def verify_cut(model: nn.Module, stages: Sequence[nn.Module], batch: torch.Tensor) -> float:
+    """Largest absolute difference between the composed `stages` and the whole `model` on `batch`.
+
+    Args:
+        model: the whole, with real weights.
+        stages: in order.
+        batch: (B, C, H, W); it is not written to.
 
     Raises:
-        PartitionError: larger than `atol` + `rtol` x the largest output.
+        PartitionError: shapes differ, a value is not finite, or the difference exceeds
+            1e-3 x max(1, largest absolute output).
     """
     with torch.inference_mode():
-        reference = model(batch.clone())
-        output = batch.clone()
+        expected = model(batch.clone())
+        value = batch.clone()
         for stage in stages:
-            output = stage(output)
-    if output.shape != reference.shape:
-        raise PartitionError(f"the stages give shape {tuple(output.shape)}, the model {tuple(reference.shape)}")
-    error = float((output - reference).abs().max())
-    allowed = atol + rtol * float(reference.abs().max())
-    if not error <= allowed:
+            value = stage(value)
+        if expected.is_meta or value.is_meta:
+            raise PartitionError("verify_cut: the model or a stage has no weights (it is on the meta device)")
+        if value.shape != expected.shape:
+            raise PartitionError(
+                f"the composed stages give shape {tuple(value.shape)}, the model {tuple(expected.shape)}"
+            )
+        error = float((value - expected).abs().max())
+        limit = _TOLERANCE * max(1.0, float(expected.abs().max()))
+    if not error <= limit:  # also true for NaN
         raise PartitionError(
-            f"the composed stages differ from the model by {error:.3g}, expected at most {allowed:.3g}: "
-            "this model cannot be cut here"
+            f"the composed stages do not compute what the model computes: largest absolute difference {error:.3g}, "
+            f"allowed {limit:.3g}; the stages must be of this model, with these weights"
         )
     return error
 
 
-def _block_cuts(
-    traced: fx.GraphModule, names: Sequence[str], every: Sequence[tuple[str, Cut]]
-) -> list[tuple[str, Cut]]:
-    """The cuts right after these modules, as far as one tensor crosses them, and both ends."""
-    ends: dict[str, fx.Node] = {}
-    wanted = set(names)
-    for node in traced.graph.nodes:
-        for name in module_path(node):
-            if name in wanted:
-                ends[name] = node
-    positions = {node: i + 1 for i, node in enumerate(traced.graph.nodes)}
-    after = {positions[node]: name for name, node in ends.items()}
-    return [every[0], *((after[cut.position], cut) for _, cut in every[1:-1] if cut.position in after), every[-1]]
+def _last(cut: Cut) -> Cut:
+    return Cut(cut.node, cut.positions[-1:])
 
 
-def _point(index: int, name: str, cut: Cut) -> PartitionPoint:
-    dtype = str(cut.dtype).removeprefix("torch.")
-    count = 1
-    for size in cut.shape:
-        count *= size
-    return PartitionPoint(
-        index=index,
-        label=f"P{index}",
-        name=name,
-        activation_shape=cut.shape,
-        activation_dtype=dtype,
-        activation_bytes=count * cut.dtype.itemsize,
-    )
+def _block_cuts(traced: TracedModel, cuts: Sequence[Cut], units: frozenset[str]) -> list[Cut]:
+    """The layer cuts on a border between two units, with the input's and the output's own."""
+    owner: list[str] = []
+    current = ""
+    for node in traced.nodes:
+        current = next((scope for scope in scopes(node) if scope in units), current)
+        owner.append(current)
+    first = next((name for name in owner if name), "")
+    owner = [name or first for name in owner]
+    found = [_last(cuts[0])]
+    for cut in cuts[1:-1]:
+        border = [position for position in cut.positions if owner[position - 1] != owner[position]]
+        if border:
+            found.append(Cut(cut.node, (border[-1],)))
+    return [*found, _last(cuts[-1])]

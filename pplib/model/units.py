@@ -1,58 +1,113 @@
-"""What a block is: the units between which an architecture is cut, numbered as the literature does."""
+"""The model room: what counts as a block, for the architectures of the literature and for any other."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from torch import nn
-from torchvision import models
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.models import VGG, AlexNet, Inception3, MobileNetV2, MobileNetV3, ResNet
 from torchvision.models.resnet import BasicBlock
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
 
 def unit_names(model: nn.Module) -> list[str]:
-    """Names of the modules after which a block cut lies, in the order they are defined.
+    """Qualified names of the modules that open a unit, in the order of the model's definition.
 
-    MobileNetV2, AlexNet, VGG, ResNet and InceptionV3 are numbered as in arXiv 2601.08025. For any
-    other model its containers are opened, and what is inside are the blocks: plain Sequentials and
-    ModuleLists, other Sequentials that hold more than single operations, and wrappers that occur
-    once and hold such a container.
+    Operations between two of them belong to the earlier one; those before the first, to the first.
 
-    >>> unit_names(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
-    ['0', '1']
+    Source: arXiv 2601.08025 for the numbering of the six architectures it cuts; the rest is ours.
+
+    >>> from torchvision.models import alexnet
+    >>> unit_names(alexnet())[:2], len(unit_names(alexnet()))
+    (['features.0', 'features.1'], 13)
     """
-    if isinstance(model, models.MobileNetV2 | models.AlexNet | models.VGG):
-        return [f"features.{i}" for i in range(len(model.features) - 1)]
-    if isinstance(model, models.ResNet):
-        groups = [("layer1", model.layer1), ("layer2", model.layer2), ("layer3", model.layer3), ("layer4", model.layer4)]
-        blocks = [f"{name}.{i}" for name, group in groups for i in range(len(group))]
-        # With basic blocks the stem belongs to the first block; with bottlenecks it is a unit of its own.
-        return blocks if isinstance(model.layer1[0], BasicBlock) else ["maxpool", *blocks[:-1]]
-    if isinstance(model, models.Inception3):
-        children = [name for name, child in model.named_children() if not name.startswith("AuxLogits")]
-        return children[: children.index("avgpool") + 1]
-    counts = Counter(type(module) for module in model.modules())
-    return [name for child in _opened("", model, counts) for name in child]
+    for kinds, rule in _RULES:
+        if isinstance(model, kinds):
+            return rule(model)
+    return _generic(model)
 
 
-def _opened(name: str, module: nn.Module, counts: Counter[type[nn.Module]]) -> list[list[str]]:
-    found = []
-    for child_name, child in module.named_children():
-        path = f"{name}.{child_name}" if name else child_name
-        if _is_container(child, counts):
-            found.append([one for inner in _opened(path, child, counts) for one in inner])
-        else:
-            found.append([path])
-    return found
+def _features(model: nn.Module) -> list[str]:
+    """`features[:p]`: each child of `features`; pooling and classifier stay with the last."""
+    return [f"features.{name}" for name, _ in model.features.named_children()]  # type: ignore[union-attr]
 
 
-def _is_container(module: nn.Module, counts: Counter[type[nn.Module]]) -> bool:
+def _resnet(model: nn.Module) -> list[str]:
+    """Each residual block; with basic blocks the stem is part of the first, with bottlenecks a unit of its own."""
+    blocks = [
+        f"{layer}.{name}"
+        for layer in ("layer1", "layer2", "layer3", "layer4")
+        for name, _ in getattr(model, layer).named_children()
+    ]
+    if isinstance(model.layer1[0], BasicBlock):  # type: ignore[index]
+        return [*blocks, "avgpool"]
+    return ["conv1", *blocks]
+
+
+def _inception(model: nn.Module) -> list[str]:
+    """Each child; dropout and the fully connected layer are one unit."""
+    return [name for name, _ in model.named_children() if name not in ("AuxLogits", "fc")]
+
+
+_RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[nn.Module], list[str]]], ...] = (
+    ((MobileNetV2, MobileNetV3, VGG, AlexNet), _features),
+    ((ResNet,), _resnet),
+    ((Inception3,), _inception),
+)
+
+
+def _generic(model: nn.Module) -> list[str]:
+    """Open what only holds other modules; what is left are the blocks.
+
+    A single layer is a block if it is pooling or has weights of its own and does not normalise;
+    activations, dropout, reshaping and normalisation stay with what comes before.
+    """
+    kinds = Counter(type(module) for module in model.modules())
+    names: list[str] = []
+
+    def visit(module: nn.Module, name: str) -> None:
+        if not name or _is_container(module, kinds):
+            for child_name, child in module.named_children():
+                visit(child, f"{name}.{child_name}".lstrip("."))
+        elif _is_block(module):
+            names.append(name)
+
+    visit(model, "")
+    return names
+
+
+def _is_container(module: nn.Module, kinds: Counter[type[nn.Module]]) -> bool:
+    """Plain sequences, sequences of composites, and one-of-a-kind wrappers around a sequence of composites."""
     children = list(module.children())
-    if not children:
-        return False
     if type(module) in (nn.Sequential, nn.ModuleList):
         return True
-    composite = any(list(child.children()) for child in children)
     if isinstance(module, nn.Sequential):
-        return composite
-    holds_list = any(type(child) in (nn.Sequential, nn.ModuleList) and len(child) > 1 for child in children)
-    return composite and holds_list and counts[type(module)] == 1
+        return not all(_is_leaf(child) for child in children)
+    return kinds[type(module)] == 1 and any(
+        isinstance(child, (nn.Sequential, nn.ModuleList)) and any(not _is_leaf(part) for part in child.children())
+        for child in children
+    )
+
+
+def _is_block(module: nn.Module) -> bool:
+    if not _is_leaf(module):
+        return True
+    pools = type(module).__module__ == "torch.nn.modules.pooling"
+    return pools or (any(True for _ in module.parameters()) and not isinstance(module, _NORMS))
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """A layer: of torch.nn itself, or without children."""
+    own = type(module).__module__.startswith("torch.nn") and not isinstance(
+        module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    )
+    return own or not any(True for _ in module.children())
+
+
+def works(module: nn.Module) -> bool:
+    """Whether a module computes anything in eval mode; dropout does not."""
+    return not isinstance(module, (_DropoutNd, nn.Identity))

@@ -1,19 +1,23 @@
-"""Weight files: one safetensors file per content, kept by its hash; a stage loads its own tensors only."""
+"""The model room: weight files, one per content, kept by hash; a stage loads its own tensors only."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import safetensors
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from pplib.errors import WeightsError
+
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -31,101 +35,157 @@ def default_cache_dir() -> Path:
 
 
 def save_weights(model: nn.Module, cache_dir: Path | None = None) -> WeightsFile:
-    """Store a model's parameters and buffers under their content hash; the same content is stored once.
+    """Store every tensor of `model` under its content hash; the same content is stored once.
+
+    Parameters and buffers, also those that are not part of the state dict, and tensors kept as plain
+    attributes: a stage built without weights needs them all. Tied tensors are stored under each name.
 
     Raises:
-        WeightsError: the cache cannot be written.
+        WeightsError: the cache cannot be written, or the model has no weights (meta device).
     """
     folder = (cache_dir or default_cache_dir()) / "weights"
-    state = {key: value.detach().to("cpu").contiguous().clone() for key, value in model.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in _named_tensors(model):
+        if tensor.is_meta:
+            raise WeightsError(f"{type(model).__name__}: {name} has no value (meta device): nothing to save")
+        kept = tensor.detach().cpu().contiguous()
+        place = kept.untyped_storage().data_ptr()
+        # The format wants tensors that share no memory.
+        tensors[name] = kept.clone() if place in places or kept.untyped_storage().nbytes() != kept.nbytes else kept
+        places.add(place)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, prefix=".part-")
         os.close(handle)
         temporary = Path(name)
         try:
-            save_file(state, temporary)
+            save_file(tensors, temporary)
             digest = _hash(temporary)
             path = folder / f"{digest}.safetensors"
             temporary.chmod(0o644)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as exc:
-        raise WeightsError(f"{folder}: cannot keep weights there: {exc}: set PARETOPIPE_CACHE to another folder") from exc
-    return WeightsFile(path, digest, path.stat().st_size)
+        return WeightsFile(path, digest, path.stat().st_size)
+    except (OSError, SafetensorError) as exc:
+        raise WeightsError(
+            f"{folder}: cannot keep weights there: {exc}; set PARETOPIPE_CACHE to another folder, or make room"
+        ) from exc
 
 
 def find_weights(sha256: str, cache_dir: Path | None = None) -> WeightsFile:
-    """The weights with this hash in the device's cache.
+    """The weights with this hash in this device's cache.
 
     Raises:
-        WeightsError: they are not there.
+        WeightsError: not there; says where it looked.
     """
     path = (cache_dir or default_cache_dir()) / "weights" / f"{sha256}.safetensors"
-    if not path.is_file():
-        raise WeightsError(f"weights {sha256[:12]}: expected at {path}, not there: has the cache been cleared?")
-    return WeightsFile(path, sha256, path.stat().st_size)
+    try:
+        return WeightsFile(path, sha256, path.stat().st_size)
+    except OSError as exc:
+        raise WeightsError(
+            f"weights {sha256[:12]}: not on this device: looked for {path}; send them to it, or set PARETOPIPE_CACHE "
+            "to the folder that holds them"
+        ) from exc
 
 
-_verified: set[tuple[str, int, int]] = set()
+_verified: set[tuple[str, str, int, int]] = set()
 
 
 def verify_weights(file: WeightsFile) -> None:
-    """Make sure that the file's content is what its name says; a file that did not change is read once.
+    """Make sure that a file's content has the hash it is known by; an unchanged file is read once per process.
 
     Raises:
-        WeightsError: the content has another hash.
+        WeightsError: missing, or the content has another hash.
     """
-    status = file.path.stat()
-    key = (str(file.path), status.st_size, status.st_mtime_ns)
-    if key in _verified:
-        return
-    found = _hash(file.path)
+    try:
+        status = file.path.stat()
+        key = (str(file.path), file.sha256, status.st_size, status.st_mtime_ns)
+        if key in _verified:
+            return
+        found = _hash(file.path)
+    except OSError as exc:
+        raise WeightsError(f"{file.path}: cannot be read: {exc}") from exc
     if found != file.sha256:
         raise WeightsError(
-            f"{file.path}: its content has the hash {found[:12]}, expected {file.sha256[:12]}: the file is damaged; "
+            f"{file.path}: the content has the hash {found[:12]}, expected {file.sha256[:12]}: the file is damaged; "
             "delete it and start again"
         )
     _verified.add(key)
 
 
 def load_stage_weights(stage: nn.Module, file: WeightsFile) -> None:
-    """Load the tensors that `stage` needs, and no others, into memory of their own.
+    """Give `stage` its own tensors, and no others, in memory of their own.
 
     Args:
         stage: on the meta device; afterwards on the CPU, without gradients.
-        file: the whole model's weights; tensors are read one by one.
+        file: the whole model's weights; read tensor by tensor.
 
     Raises:
-        WeightsError: a tensor is missing there, or has another shape or dtype.
+        WeightsError: the file cannot be read, or lacks a tensor, or has it in another shape or type.
     """
-    wanted = stage.state_dict()
-    loaded: dict[str, torch.Tensor] = {}
+    wanted = {name: tensor for name, tensor in _named_tensors(stage) if tensor.is_meta}
+    loaded: dict[int, torch.Tensor] = {}  # by identity: what is tied in the stage is loaded once
     try:
-        with safetensors.safe_open(file.path, framework="pt", device="cpu") as content:
-            names = set(content.keys())
-            for key, expected in wanted.items():
-                if key not in names:
-                    raise WeightsError(f"{file.path}: has no tensor {key!r}, which this stage needs")
-                tensor = content.get_tensor(key)
-                if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
-                    raise WeightsError(
-                        f"{file.path}: {key} is {tensor.dtype} {tuple(tensor.shape)}, "
-                        f"expected {expected.dtype} {tuple(expected.shape)}"
-                    )
-                # A copy: a mapped file would be paged in from disk in the middle of a measurement.
-                loaded[key] = tensor.clone()
-    except (OSError, safetensors.SafetensorError) as exc:
+        with safe_open(file.path, framework="pt", device="cpu") as content:
+            _check_fit(file, wanted, content)
+            for name, tensor in wanted.items():
+                if id(tensor) not in loaded:
+                    # A copy: a mapped file would be paged in from disk in the middle of a measurement.
+                    loaded[id(tensor)] = content.get_tensor(name).clone()
+    except (OSError, SafetensorError) as exc:
         raise WeightsError(f"{file.path}: cannot be read: {exc}") from exc
-    stage.load_state_dict(loaded, assign=True)
-    left = [key for key, value in [*stage.named_parameters(), *stage.named_buffers()] if value.is_meta]
-    if left:
-        raise WeightsError(
-            f"{', '.join(left[:3])}: not part of the model's state dict, so its value cannot be shipped: register it "
-            "as a persistent buffer"
-        )
+    parameters: dict[int, nn.Parameter] = {}
+    for name, tensor in wanted.items():
+        parent, _, own = name.rpartition(".")
+        value = loaded[id(tensor)]
+        if isinstance(tensor, nn.Parameter):
+            value = parameters.setdefault(id(tensor), nn.Parameter(value, requires_grad=False))
+        setattr(stage.get_submodule(parent), own, value)
     stage.requires_grad_(False)
+
+
+def _check_fit(file: WeightsFile, wanted: dict[str, torch.Tensor], content: Any) -> None:
+    present = set(content.keys())
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        raise WeightsError(
+            f"{file.path}: lacks {len(missing)} tensors of the stage: {', '.join(missing[:_SHOWN])}"
+            f"{', ...' if len(missing) > _SHOWN else ''}; are these the weights of this model?"
+        )
+    for name, tensor in wanted.items():
+        entry = content.get_slice(name)
+        found, kind = tuple(entry.get_shape()), _TYPES.get(entry.get_dtype(), "")
+        if found != tuple(tensor.shape) or kind != str(tensor.dtype).removeprefix("torch."):
+            raise WeightsError(
+                f"{file.path}: {name}: expected {tuple(tensor.shape)} {tensor.dtype}, got {found} {entry.get_dtype()}; "
+                "are these the weights of this model, with this num_classes?"
+            )
+
+
+_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a model by qualified name: parameters, all buffers, plain attributes."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for table in (module._parameters, module._buffers, vars(module)):
+            for name, value in table.items():
+                # fx leaves constants of tracing on the root; each trace makes its own.
+                if isinstance(value, torch.Tensor) and not name.startswith("_tensor_constant"):
+                    yield f"{prefix}.{name}".lstrip("."), value
 
 
 def _hash(path: Path) -> str:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision import transforms
 
 from pplib.errors import ModelError, WeightsError, nearest
-from pplib.model.calibrate import calibrate_batch_norm
+from pplib.model.calibrate import calibrate_batch_norm, wake_silent_layers
 from pplib.model.checkpoint import apply_checkpoint, check_source, read_checkpoint
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,9 +26,7 @@ _DEFAULT_SHAPE = (3, 224, 224)
 _AUXILIARY = {"inception_v3": ("AuxLogits.",), "googlenet": ("aux1.", "aux2.")}
 
 
-def load_model(
-    name: str, weights: str = "random", num_classes: int | None = None, seed: int = 0
-) -> nn.Module:
+def load_model(name: str, weights: str = "random", num_classes: int | None = None, seed: int = 0) -> nn.Module:
     """Build model `name` with its weights, in eval mode on the CPU.
 
     Random weights get batch-norm statistics of one seeded batch, so that activations have the scale
@@ -49,6 +47,8 @@ def load_model(
     check_source(weights)
     with _seeded(seed):
         model = _construct(name, weights, num_classes)
+        if ":" not in name:
+            wake_silent_layers(model)
     model.eval().requires_grad_(False)
     if weights == "random":
         calibrate_batch_norm(model, input_shape(name), seed)
@@ -189,7 +189,7 @@ def _construct_users(name: str, options: dict[str, Any]) -> nn.Module:
             # The function may load weights of its own; into a skeleton that is, rightly, a no-op.
             warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter.*")
             model = function(**options)
-    except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
+    except Exception as exc:
         raise ModelError(f"{name}: the function failed: {type(exc).__name__}: {exc}") from exc
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name}: expected the function to return a torch.nn.Module, got {type(model).__name__}")
@@ -200,7 +200,7 @@ def _user_function(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as exc:  # noqa: BLE001 - importing runs the user's code
+    except Exception as exc:
         raise ModelError(
             f"{name}: cannot import {module_name!r}: {type(exc).__name__}: {exc}; "
             "its folder must be on PYTHONPATH, on every device"
