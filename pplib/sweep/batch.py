@@ -21,11 +21,11 @@ from pplib.devices import load_testbed
 from pplib.errors import ConfigError, ParetoPipeError, nearest
 from pplib.sweep.configuration import missing_trials
 from pplib.sweep.experiment import choose_points, count_units
+from pplib.sweep.report import OBJECTIVES
 from pplib.sweep.results import claim_folder, drop_details, read_summary, write_summary
 from pplib.testbed.session import workers_up
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 
 
 class NotebookError(ParetoPipeError):
