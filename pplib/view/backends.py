@@ -7,7 +7,7 @@ import pandas as pd
 
 from pplib.analysis.columns import FrameError, numeric_column
 from pplib.view.quantities import quantity
-from pplib.view.series import Panel, labels_in_order, palette, panels, with_series
+from pplib.view.series import Panel, label_axis, labels_in_order, palette, panels, with_series
 
 MEASURES = ("latency_s", "throughput_img_s")
 
@@ -57,7 +57,7 @@ def _block(panel: Panel, colours: tuple[list[str], list[str]], width: int, heigh
             )
             data["rank"] = data["partition_label"].map(order.index)
             base = alt.Chart(data).encode(
-                x=alt.X("partition_label:N", sort=order, title="partition point", axis=alt.Axis(labelAngle=0)),
+                x=alt.X("partition_label:N", sort=order, title="partition point", axis=label_axis(order)),
                 color=alt.Color(
                     "series:N",
                     scale=alt.Scale(domain=domain, range=tones),
@@ -75,7 +75,7 @@ def _block(panel: Panel, colours: tuple[list[str], list[str]], width: int, heigh
                 base.mark_line(strokeWidth=1.5, opacity=0.7).encode(y=value, order="rank:Q"),
                 base.mark_point(filled=True, size=45).encode(y=value, tooltip=tooltip),
             )
-            step = {"width": max(width, 30 * len(order)), "height": height}
+            step = {"width": max(width, 26 * len(order)), "height": height}
             drawn.append(layers.properties(**step, title=alt.TitleParams(f"in flight {depth}", anchor="start")))
         rows.append(alt.hconcat(*drawn).resolve_scale(y="shared"))
     title = alt.TitleParams(panel.title, anchor="start", fontSize=14)

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from pplib.analysis.columns import FrameError
-from pplib.view.series import Panel, labels_in_order, palette, panels, with_series
+from pplib.view.series import Panel, label_axis, labels_in_order, palette, panels, with_series
 
 _PART = re.compile(r"(stage|hop)(\d+)_(compute|transfer|queue)_s")
 _COMPUTE = ("#9ecae1", "#3182bd", "#08519c", "#6baed6", "#2171b5", "#08306b")
@@ -80,7 +80,7 @@ def _block(panel: Panel, names: list[str], parts: dict[str, str], width: int, he
             alt.Chart(data[data["series"] == name])
             .mark_bar()
             .encode(
-                x=alt.X("partition_label:N", sort=order, title="partition point", axis=alt.Axis(labelAngle=0)),
+                x=alt.X("partition_label:N", sort=order, title="partition point", axis=label_axis(order)),
                 y=alt.Y("time:Q", title="mean latency (ms)", stack="zero", scale=alt.Scale(domain=[0, highest * 1.03])),
                 color=alt.Color(
                     "part:N",
@@ -96,7 +96,7 @@ def _block(panel: Panel, names: list[str], parts: dict[str, str], width: int, he
                 ],
             )
         )
-        size = {"width": max(width, 30 * len(order)), "height": height}
+        size = {"width": max(width, 26 * len(order)), "height": height}
         drawn.append(bars.properties(**size, title=alt.TitleParams(name, anchor="start")))
     title = alt.TitleParams(panel.title, anchor="start", fontSize=14)
     return alt.concat(*drawn, columns=2).properties(title=title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import altair as alt
 import pandas as pd
 
 from pplib.analysis.columns import require_columns
@@ -74,6 +75,12 @@ def palette(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
 def labels_in_order(frame: pd.DataFrame) -> list[str]:
     """The partition labels of `frame` in the model's order: P2 before P10."""
     return sorted({str(label) for label in frame["partition_label"]}, key=partition_key)
+
+
+def label_axis(labels: list[str]) -> alt.Axis:
+    """An axis that shows every one of these labels: upright where they are short, else slanted."""
+    short = max((len(label) for label in labels), default=0) <= 3
+    return alt.Axis(labelAngle=0 if short else -60, labelOverlap=False, labelLimit=200)
 
 
 def _word(key: str, value: object) -> str:

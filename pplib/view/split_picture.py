@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from pplib.analysis.columns import FrameError, require_columns
-from pplib.view.series import labels_in_order
+from pplib.view.series import label_axis, labels_in_order
 
 _PARTS = {
     "predicted_stage0_compute_s": ("stage 0 compute", "#9ecae1"),
@@ -39,7 +39,7 @@ def split_chart(
     if point not in known:
         raise FrameError(f"point {point}: expected one of {known[0]}..{known[-1]}")
     order = labels_in_order(predicted)
-    x = alt.X("partition_label:N", sort=order, title="partition point", axis=alt.Axis(labelAngle=0))
+    x = alt.X("partition_label:N", sort=order, title="partition point", axis=label_axis(order))
     size = {"width": max(420, step * len(order)), "height": height}
     labels = predicted["partition_label"].astype("str")
     chosen = predicted["partition_point"] == point

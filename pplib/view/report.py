@@ -1,0 +1,164 @@
+"""One HTML page with everything inside: opened from a USB stick, with no network, it is complete."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+from pplib.records import write_atomic
+from pplib.view.display import VEGA_LITE, chart_spec, svg_text
+from pplib.view.tables import table_html
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, prose (blank lines part paragraphs), and optionally a chart and a table."""
+
+    title: str
+    text: str = ""
+    chart: alt.TopLevelMixin | None = None
+    table: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page that was written: where, and how large."""
+
+    path: Path
+    size_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.size_bytes / 1e6:.1f} MB)"
+
+
+def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> Report:
+    """Write one self-contained page.
+
+    Every chart stands in it twice: as an SVG picture, which any browser shows, scripts or not; and as
+    a specification, from which the scripts in the page (Vega, once) make a live chart with tooltips
+    in the picture's place. A content security policy in the page forbids any fetch.
+
+    Args:
+        path: of the page; its folder is made if missing.
+        title: heading and title of the page.
+        sections: in order.
+
+    Raises:
+        OutputError: the page cannot be written.
+    """
+    page = report_html(title, list(sections))
+    content = page.encode()
+    write_atomic(Path(path), content)
+    return Report(Path(path), len(content))
+
+
+def report_html(title: str, sections: list[Section]) -> str:
+    """The page that `write_report` writes."""
+    bodies: list[str] = []
+    specs: list[str] = []
+    for section in sections:
+        chart = ""
+        if section.chart is not None:
+            name = f"chart{len(specs)}"
+            picture = _own_ids(svg_text(section.chart), name)
+            chart = f'<div class="chart" id="{name}">{picture}</div>'
+            specs.append(f"show({json.dumps(name)}, {_script_json(chart_spec(section.chart))});")
+        table = f'<div class="table">{table_html(section.table)}</div>' if section.table is not None else ""
+        anchor = f"section{len(bodies)}"
+        head = f"<h2>{html.escape(section.title)}</h2>"
+        bodies.append(f'<section id="{anchor}">{head}{_prose(section.text)}{chart}{table}</section>')
+    links = "".join(
+        f'<li><a href="#section{i}">{html.escape(section.title)}</a></li>' for i, section in enumerate(sections)
+    )
+    scripts = ""
+    if specs:
+        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+        # A closing tag inside a string of the bundle would end the script.
+        bundle = bundle.replace("</script", r"<\/script")
+        scripts = f"<script>{bundle}</script>\n<script>{_SHOW}{''.join(specs)}</script>"
+    return _PAGE.format(title=html.escape(title), style=_STYLE, links=links, bodies="\n".join(bodies), scripts=scripts)
+
+
+def _prose(text: str) -> str:
+    """Paragraphs, and lists where every line of one begins with "- "; everything escaped."""
+    blocks = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        lines = [line.strip() for line in block.splitlines() if line.strip()]
+        if lines and all(line.startswith("- ") for line in lines):
+            blocks.append("<ul>" + "".join(f"<li>{html.escape(line[2:])}</li>" for line in lines) + "</ul>")
+        elif lines:
+            blocks.append(f"<p>{html.escape(' '.join(lines))}</p>")
+    return "".join(blocks)
+
+
+def _own_ids(svg: str, name: str) -> str:
+    """Ids of one picture (clip paths, gradients) must not be taken for those of another on the page."""
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    return re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+
+
+def _script_json(spec: dict[str, object]) -> str:
+    """JSON that cannot end the script it stands in, whatever a model or module is called."""
+    text = json.dumps(spec, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", r"\u003c").replace("\u2028", r"\u2028").replace("\u2029", r"\u2029")
+
+
+_SHOW = """
+function show(id, spec) {
+  const place = document.getElementById(id), live = document.createElement("div");
+  live.style.visibility = "hidden";
+  live.style.position = "absolute";
+  place.parentNode.insertBefore(live, place);
+  vegaEmbed(live, spec, {mode: "vega-lite", renderer: "svg", downloadFileName: id,
+                         actions: {export: true, source: false, compiled: false, editor: false}})
+    .then(() => { place.replaceChildren(live); live.removeAttribute("style"); })
+    .catch(error => { live.remove(); console.error(error); });
+}
+"""
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #1d2129; background: #fff;
+       margin: 0 auto; padding: 1.5rem 2rem 4rem; max-width: 84rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0.5rem 0 1rem; }
+h2 { font-size: 1.3rem; margin: 2.5rem 0 0.6rem; padding-top: 1rem; border-top: 1px solid #d9dde3; }
+p, ul { max-width: 46rem; margin: 0.5rem 0 0.9rem; }
+nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; max-width: none; }
+a { color: #0b5cad; }
+.chart, .table { overflow-x: auto; margin: 1rem 0; }
+.chart svg { display: block; }
+table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3rem 0.6rem; text-align: left; border-bottom: 1px solid #e3e6eb; white-space: nowrap; }
+th { background: #f3f5f8; border-bottom: 2px solid #c8ced8; font-weight: 600; }
+.n { text-align: right; }
+tbody tr:hover { background: #f7f9fc; }
+@media print { nav, details { display: none; } section { break-inside: avoid; } }
+"""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; \
+style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<nav><ul>{links}</ul></nav>
+{bodies}
+{scripts}
+</body>
+</html>
+"""
