@@ -59,9 +59,14 @@ class PartitionedModel:
         self._traced = trace(model, example_input)
         self._units = frozenset(unit_names(model))
         cuts = self._traced.layer_cuts()
-        self._cuts = (
-            _block_cuts(self._traced, cuts, self._units) if granularity == "block" else [_last(cut) for cut in cuts]
+        inner = (
+            _block_cuts(self._traced, cuts[1:-1], self._units)
+            if granularity == "block"
+            else [Cut(cut.node, cut.positions[-1:]) for cut in cuts[1:-1]]
         )
+        # P0 stands before every operation and P_N after all, also those whose value nobody uses.
+        ends = Cut(cuts[0].node, cuts[0].positions[:1]), Cut(cuts[-1].node, cuts[-1].positions[-1:])
+        self._cuts = [ends[0], *inner, ends[1]] if len(cuts) > 1 else list(ends)
         self.points: list[PartitionPoint] = [self._point(i) for i in range(len(self._cuts))]
 
     def stages(self, points: Sequence[int]) -> list[nn.Module]:
@@ -278,12 +283,8 @@ def verify_cut(model: nn.Module, stages: Sequence[nn.Module], batch: torch.Tenso
     return error
 
 
-def _last(cut: Cut) -> Cut:
-    return Cut(cut.node, cut.positions[-1:])
-
-
 def _block_cuts(traced: TracedModel, cuts: Sequence[Cut], units: frozenset[str]) -> list[Cut]:
-    """The layer cuts on a border between two units, with the input's and the output's own."""
+    """Those of `cuts` that lie on a border between two units."""
     owner: list[str] = []
     current = ""
     for node in traced.nodes:
@@ -291,9 +292,9 @@ def _block_cuts(traced: TracedModel, cuts: Sequence[Cut], units: frozenset[str])
         owner.append(current)
     first = next((name for name in owner if name), "")
     owner = [name or first for name in owner]
-    found = [_last(cuts[0])]
-    for cut in cuts[1:-1]:
+    found = []
+    for cut in cuts:
         border = [position for position in cut.positions if owner[position - 1] != owner[position]]
         if border:
             found.append(Cut(cut.node, (border[-1],)))
-    return [*found, _last(cuts[-1])]
+    return found
