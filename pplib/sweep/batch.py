@@ -13,6 +13,7 @@ from pathlib import Path
 import papermill
 from papermill.exceptions import PapermillExecutionError
 from tqdm.std import tqdm
+from traitlets.config import Config
 
 from pplib.analysis.pareto import pareto_front
 from pplib.analysis.statistics import CONFIGURATION_KEYS, point_table
@@ -26,6 +27,9 @@ from pplib.sweep.results import claim_folder, drop_details, read_summary, write_
 from pplib.testbed.session import workers_up
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+_KERNELS = Config({"KernelManager": {"transport": "ipc"}})  # not over TCP, where any user could talk to it
 
 
 class NotebookError(ParetoPipeError):
@@ -97,7 +101,12 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            str(notebook), str(output), dict(parameters), progress_bar=False, cwd=str(Path.cwd())
+            str(notebook),
+            str(output),
+            dict(parameters),
+            progress_bar=False,
+            cwd=str(Path.cwd()),
+            config=_KERNELS,
         )
     except PapermillExecutionError as exc:
         raise NotebookError(f"{exc.ename.rpartition('.')[2]}: {exc.evalue}\nthe executed copy is {output}") from exc

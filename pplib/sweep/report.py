@@ -19,8 +19,8 @@ from pplib.view.report import Section, write_report
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 _SHOWN = (
-    "model backend link in_flight partition_label partition_name latency_s latency_s_min latency_s_max throughput_img_s "
-    "throughput_img_s_min throughput_img_s_max efficiency bottleneck activation_bytes repeats_ok"
+    "model backend link in_flight partition_label partition_name latency_s latency_s_min latency_s_max "
+    "throughput_img_s throughput_img_s_min throughput_img_s_max efficiency bottleneck activation_bytes repeats_ok"
 ).split()
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from pplib.errors import PartitionError
 from pplib.model.optimise import optimise
 from pplib.model.partition import PartitionedModel, combinations, split, verify_cut
 from pplib.model.zoo import build_skeleton, load_model
@@ -89,7 +90,7 @@ def _discarded(model, x):
 
 def _view_written(model, x):
     y = x.flatten(1)
-    y += 1
+    y.add_(1)
     return model.conv(x)
 
 
@@ -116,6 +117,17 @@ def test_in_place_operations_on_the_input_keep_their_meaning_and_leave_it_alone(
         with torch.inference_mode():
             stages[1](stages[0](batch))
         assert torch.equal(kept, batch)
+
+
+def test_what_tracing_gets_wrong_is_caught_by_the_proof():
+    def augmented(model, x):
+        y = x.flatten(1)
+        y += 1  # torch.fx records y + 1, which does not write into x
+        return model.conv(x)
+
+    model, batch = InPlace(augmented).eval(), torch.randn(1, 3, 4, 4)
+    with pytest.raises(PartitionError, match="do not compute what the model computes"):
+        verify_cut(model, split(model, (0,), "layer", batch), batch)
 
 
 def test_a_batch_of_another_size_runs_through_the_stages():

@@ -140,7 +140,7 @@ def test_a_worker_of_another_version_is_refused_with_both_versions():
 
 def test_a_worker_of_another_run_is_not_usable(two_workers):
     port = two_workers.started[0][1].control_port
-    with pytest.raises(WorkerError, match="a: the worker at .* ended the handshake .*: it belongs to another run"):
+    with pytest.raises(WorkerError, match=r"a: the worker at .* ended the handshake .*: it belongs to another run"):
         WorkerClient("a", "127.0.0.1", port, b"another token of 32 bytes length")
 
 

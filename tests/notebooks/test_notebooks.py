@@ -1,0 +1,110 @@
+"""Every notebook that exists is executed with small parameters, and what it leaves is looked at."""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from pplib.errors import ConfigError
+from pplib.sweep.batch import NotebookError, execute
+from pplib.sweep.results import read_records
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SMALL = {
+    "name": "small",
+    "model": "tests.models:tiny",
+    "num_images": 8,
+    "batch_size": 2,
+    "partition_points": [2],
+    "in_flight": 2,
+    "repeats": 1,
+    "devices": str(ROOT / "params" / "devices" / "local.yaml"),
+}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Execute a notebook once, with those of the small parameters that it has."""
+    folder, done = tmp_path_factory.mktemp("notebooks"), {}
+    values = {**SMALL, "output_dir": str(folder), "results": str(folder / "small")}
+
+    def run(path):
+        if path.stem == "analyze":
+            run(ROOT / "notebooks" / "sweep.ipynb")
+        if path not in done:
+            known = papermill.inspect_notebook(str(path))
+            output = folder / "small" / f"{path.stem}-executed.ipynb"
+            before = Path.cwd()
+            os.chdir(ROOT)
+            try:
+                execute(path, output, {key: value for key, value in values.items() if key in known})
+            finally:
+                os.chdir(before)
+            done[path] = nbformat.read(output, as_version=4)
+        return done[path], folder / "small"
+
+    return run
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_notebook_runs_and_its_charts_are_pictures_that_need_no_network(executed, path):
+    book, _ = executed(path)
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    bundles = [output.data for output in outputs if "data" in output]
+    pictures = [bundle["image/png"] for bundle in bundles if "image/png" in bundle]
+    assert pictures or [bundle for bundle in bundles if "application/vnd.jupyter.widget-view+json" in bundle]
+    for picture in pictures:
+        width, height = struct.unpack(">II", base64.b64decode(picture)[16:24])
+        assert width > 300
+        assert height > 100
+    text = nbformat.writes(book)
+    assert "cdn.jsdelivr" not in text
+
+
+def test_the_sweep_notebook_leaves_one_whole_record_per_trial(executed):
+    _, folder = executed(ROOT / "notebooks" / "sweep.ipynb")
+    (record,) = read_records(folder)
+    assert record.status == "ok"
+    assert record.label == "P2"
+    assert [len(stage.received_s) for stage in record.timelines] == [4 + record.warmup] * 2
+    assert record.environment["torch"]
+    assert {device["name"] for device in record.devices} == {"device-0", "device-1"}
+
+
+def test_the_analysis_leaves_a_report_the_charts_and_the_summary(executed):
+    _, folder = executed(ROOT / "notebooks" / "analyze.ipynb")
+    assert (folder / "summary.csv").read_text().count("\n") == 2
+    report = (folder / "report.html").read_text()
+    assert "P2" in report
+    assert "<script src" not in report
+    for name in ("front", "fronts", "backends", "decomposition"):
+        assert (folder / "charts" / f"{name}.png").stat().st_size > 1000
+        assert (folder / "charts" / f"{name}.svg").stat().st_size > 1000
+
+
+def test_an_unknown_parameter_is_refused_before_a_notebook_runs(tmp_path):
+    with pytest.raises(ConfigError, match=r"sweep\.ipynb: in_flihgt: unknown parameter; nearest: in_flight"):
+        execute(ROOT / "notebooks" / "sweep.ipynb", tmp_path / "out.ipynb", {"in_flihgt": 2})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_papermill_alone_cannot_slip_an_unknown_parameter_past_the_notebook(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="in_flihgt: unknown key; nearest: in_flight"):
+        papermill.execute_notebook(
+            str(ROOT / "notebooks" / "sweep.ipynb"), str(tmp_path / "o.ipynb"), {"in_flihgt": 2}, progress_bar=False
+        )
+
+
+def test_a_failing_notebook_stops_at_its_cell_and_the_executed_copy_is_kept(tmp_path):
+    output = tmp_path / "out.ipynb"
+    with pytest.raises(NotebookError, match=r"ModelError: unknown model 'mobilnet'.*\n?.*the executed copy is"):
+        execute(ROOT / "notebooks" / "profile.ipynb", output, {"model": "mobilnet"})
+    assert output.exists()
