@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ def optimise(stage: fx.GraphModule) -> nn.Module:
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    folded = {node.args[0]: node for node in stage.graph.nodes if _is_foldable(stage, node)}
+    calls = Counter(node.target for node in stage.graph.nodes if node.op == "call_module")
+    folded = {node.args[0]: node for node in stage.graph.nodes if _is_foldable(stage, node, calls)}
     norms = set(folded.values())
     for node in stage.graph.nodes:
         if node in norms or (node.op == "call_module" and not works(_module(stage, node))):
@@ -51,19 +53,18 @@ def optimise(stage: fx.GraphModule) -> nn.Module:
     return result.eval()
 
 
-def _is_foldable(stage: fx.GraphModule, node: fx.Node) -> bool:
+def _is_foldable(stage: fx.GraphModule, node: fx.Node, calls: Counter[Any]) -> bool:
     if node.op != "call_module" or len(node.args) != 1 or not isinstance(node.args[0], fx.Node):
         return False
     before = node.args[0]
     if before.op != "call_module" or len(before.users) != 1:
         return False
     convolution, norm = _module(stage, before), _module(stage, node)
-    called = sum(other.op == "call_module" and other.target == before.target for other in stage.graph.nodes)
     return (
         _NORM_OF.get(type(convolution)) is type(norm)
         and not norm.training
         and isinstance(norm.running_mean, torch.Tensor)
-        and called == 1  # a convolution used twice has only one of its outputs normalised here
+        and calls[before.target] == 1  # a convolution used twice has only one of its outputs normalised here
     )
 
 
