@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 import torch
@@ -34,14 +35,6 @@ class Peculiar(nn.Module):
         return x + self.plain + self.part + self.counter + torch.tensor([1.0, 2.0, 3.0, 4.0])
 
 
-def skeleton_of(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        for key, value in vars(module).items():
-            if isinstance(value, torch.Tensor):
-                setattr(module, key, value.to("meta"))
-    return model.to("meta").eval()
-
-
 def test_the_same_content_is_stored_once_under_its_hash(tmp_path):
     model = load_model("squeezenet1_1")
     first, second = save_weights(model, tmp_path), save_weights(model, tmp_path)
@@ -60,10 +53,13 @@ def test_tracing_a_model_does_not_change_its_weights_file(tmp_path):
 
 
 @pytest.mark.parametrize("p", range(3))
-def test_tied_unsaved_plain_and_direct_tensors_arrive_in_a_stage(tmp_path, p):
+def test_tied_unsaved_plain_and_direct_tensors_arrive_in_a_stage(tmp_path, monkeypatch, p):
+    module = types.ModuleType("peculiar_models")
+    module.build = Peculiar
+    monkeypatch.setitem(sys.modules, "peculiar_models", module)
     model, batch = Peculiar().eval(), torch.randn(2, 4)
     file = save_weights(model, tmp_path)
-    partitioned = PartitionedModel(skeleton_of(Peculiar()), batch.to("meta"), "block")
+    partitioned = PartitionedModel(build_skeleton("peculiar_models:build"), batch.to("meta"), "block")
     assert len(partitioned.points) == 3
     stages = partitioned.stages((p,))
     for stage in stages:
