@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Tried in this order: right, above, left, below, the corners; then the same further away.
-_ANGLES = (0, 90, 180, 270, 45, 135, 315, 225)
+# Tried in this order, then the same further away. Above left first: stairs arrive from below and leave to the right.
+_ANGLES = (135, 90, 180, 0, 45, 225, 315, 270)
 _CHARACTER, _HEIGHT, _MARK = 0.62, 1.15, 4.5
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import ipywidgets
 import pandas as pd
+from IPython.display import HTML
 
 from pplib.analysis.columns import FrameError
 from pplib.analysis.prediction import predict_points
@@ -96,12 +97,18 @@ class SplitSlider(ipywidgets.VBox):  # type: ignore[misc]
         self.table.value = split_html(self.predicted, self.point.value)
         self.picture.value = png_bytes(split_chart(self.predicted, self.point.value), ppi=90)
 
+    def still(self) -> HTML:
+        """What the slider shows now, without the slider: it stays readable in a copy that has no kernel."""
+        return HTML(self._still_html())  # type: ignore[no-untyped-call]
+
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """Besides the live widget, what it shows now: for readers of an executed copy, who have no kernel."""
+        """Besides the live widget, what it shows now: for viewers that know no widgets."""
         bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs) or {}
+        return {**bundle, "text/html": self._still_html()}
+
+    def _still_html(self) -> str:
         picture = base64.b64encode(self.picture.value).decode()
-        still = f'{self.table.value}<img alt="predicted latency and throughput" src="data:image/png;base64,{picture}">'
-        return {**bundle, "text/html": still}
+        return f'{self.table.value}<img alt="predicted latency and throughput" src="data:image/png;base64,{picture}">'
 
 
 def split_slider(

@@ -153,7 +153,7 @@ def profile():
     return made_profile()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def summary():
     return made_summary()
 

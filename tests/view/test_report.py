@@ -22,14 +22,15 @@ def points(summary):
     return point_table(summary)
 
 
-@pytest.fixture
-def page(points, tmp_path):
+@pytest.fixture(scope="module")
+def page(summary, tmp_path_factory):
+    points = point_table(summary)
     sections = [
         Section("Front", "What no other point beats.", front_chart(points), front_table(points)),
         Section("Apart", "", front_per_configuration_chart(points)),
         Section("Words <only>", "One & two.\n\n- a list\n- of </script> lines"),
     ]
-    report = write_report(tmp_path / "deep" / "report.html", "MobileNetV2 & <friends>", sections)
+    report = write_report(tmp_path_factory.mktemp("page") / "deep" / "report.html", "MobileNetV2 & <friends>", sections)
     assert report.size_bytes == report.path.stat().st_size
     assert re.search(r"report.html \(\d\.\d MB\)", str(report))
     return report.path.read_text(encoding="utf-8")

@@ -59,6 +59,7 @@ def test_an_executed_copy_keeps_the_table_and_the_picture(slider):
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert "units 1 to 7" in bundle["text/html"]
     assert "data:image/png;base64," in bundle["text/html"]
+    assert slider.still().data == bundle["text/html"]
 
 
 def test_names_are_escaped(profile):

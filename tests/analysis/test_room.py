@@ -1,0 +1,16 @@
+"""The analysis room stays light: no torch, no charts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_the_analysis_room_pulls_in_neither_torch_nor_charts():
+    code = (
+        "import sys, pplib.analysis.pareto, pplib.analysis.statistics, pplib.analysis.planning, "
+        "pplib.analysis.prediction; "
+        "print([name for name in ('torch', 'altair', 'ipywidgets', 'IPython') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
