@@ -30,6 +30,10 @@ class DataError(ParetoPipeError):
     """A dataset is missing, unreadable, or too small."""
 
 
+class FrameError(ParetoPipeError):
+    """A table lacks a column, or a column or argument is not what the analysis needs."""
+
+
 class TransportError(ParetoPipeError):
     """A connection failed: refused, closed by the peer, timed out."""
 

@@ -6,11 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from pplib.errors import ParetoPipeError, nearest
-
-
-class FrameError(ParetoPipeError):
-    """A frame lacks a column, or a column or argument is not what the analysis needs."""
+from pplib.errors import FrameError, nearest
 
 
 def require_columns(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pplib.analysis.columns import FrameError, numeric_column, require_columns
+from pplib.analysis.columns import numeric_column, require_columns
+from pplib.errors import FrameError
 
 COMPARED = ("latency_s", "throughput_img_s")
 _PROFILE = ["index", "name", "time_s", "activation_bytes"]

@@ -42,12 +42,11 @@ class StageBuilder:
             ModelError: unknown model or point; weights missing, damaged or not of this model.
         """
         start = time.monotonic()
-        stage: nn.Module = self._skeleton(plan).stage(plan.points, stage_index)
+        empty = self._skeleton(plan).stage(plan.points, stage_index)
         weights = find_weights(plan.weights_sha256)
         verify_weights(weights)
-        load_stage_weights(stage, weights)
-        if plan.optimize:
-            stage = optimise(stage)
+        load_stage_weights(empty, weights)
+        stage: nn.Module = optimise(empty) if plan.optimize else empty
         stage.eval().to(self._device)
         held = [*stage.parameters(), *stage.buffers()]
         runner = (

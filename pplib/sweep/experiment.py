@@ -111,7 +111,7 @@ def prepare(config: Configuration) -> Experiment:
     testbed.first(config.num_stages)
     model = load_model(config.model, config.weights, config.num_classes, config.seed)
     images = load_images(config.dataset, config.num_images, config.model, config.seed, load_environment().cifar10_path)
-    batches = list(images.split(config.batch_size))
+    batches = list(torch.split(images, config.batch_size))
     partitioned = PartitionedModel(model, batches[0], config.granularity)
     points = choose_points(
         config,

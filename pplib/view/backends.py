@@ -5,7 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from pplib.analysis.columns import FrameError, numeric_column
+from pplib.analysis.columns import numeric_column
+from pplib.errors import FrameError
 from pplib.view.quantities import quantity
 from pplib.view.series import Panel, label_axis, labels_in_order, palette, panels, with_series
 

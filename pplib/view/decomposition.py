@@ -7,7 +7,7 @@ import re
 import altair as alt
 import pandas as pd
 
-from pplib.analysis.columns import FrameError
+from pplib.errors import FrameError
 from pplib.view.series import Panel, label_axis, labels_in_order, palette, panels, with_series
 
 _PART = re.compile(r"(stage|hop)(\d+)_(compute|transfer|queue)_s")

@@ -8,8 +8,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from pplib.analysis.columns import FrameError, numeric_column
+from pplib.analysis.columns import numeric_column
 from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
+from pplib.errors import FrameError
 from pplib.view.labels import Axis, axis_over, place_labels
 from pplib.view.quantities import Quantity, direction, quantity
 from pplib.view.series import Panel, palette, panels, with_series

@@ -5,7 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from pplib.analysis.columns import FrameError, require_columns
+from pplib.analysis.columns import require_columns
+from pplib.errors import FrameError
 
 COLUMNS = ["microbatch", "stage_index", "lane", "event", "start_s", "end_s"]
 EVENTS = {"compute": "#3182bd", "transfer": "#fd8d3c", "queue": "#bdbdbd"}

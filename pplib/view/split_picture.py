@@ -7,7 +7,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from pplib.analysis.columns import FrameError, require_columns
+from pplib.analysis.columns import require_columns
+from pplib.errors import FrameError
 from pplib.view.series import label_axis, labels_in_order
 
 _PARTS = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from pplib.analysis.columns import FrameError, require_columns
+from pplib.analysis.columns import require_columns
+from pplib.errors import FrameError
 
 
 def profile_chart(profile: pd.DataFrame, step: int | None = None, height: int = 190) -> alt.TopLevelMixin:

@@ -12,8 +12,8 @@ import ipywidgets
 import pandas as pd
 from IPython.display import HTML
 
-from pplib.analysis.columns import FrameError
 from pplib.analysis.prediction import predict_points
+from pplib.errors import FrameError
 from pplib.view.display import png_bytes
 from pplib.view.split_picture import split_chart
 from pplib.view.tables import cell

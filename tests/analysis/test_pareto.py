@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pplib.analysis.columns import FrameError
 from pplib.analysis.pareto import pareto_front, pareto_mask
+from pplib.errors import FrameError
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 

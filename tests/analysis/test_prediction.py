@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pplib.analysis.columns import FrameError
 from pplib.analysis.prediction import error_summary, predict_points, prediction_error
+from pplib.errors import FrameError
 
 PROFILE = pd.DataFrame(
     {

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pplib.analysis.columns import FrameError
 from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts, partition_key, point_table, representative_trials
+from pplib.errors import FrameError
 
 
 def trial(point, repeat, latency_s, status="ok", **more):

@@ -73,7 +73,7 @@ def test_workers_and_the_rpc_group_stay_up_across_partition_points_and_backends(
 
 
 def test_three_stages_compute_the_model_on_both_backends():
-    experiment = prepare(configuration({**TINY, "num_stages": 3, "partition_points": [[0, 0], [1, 3], [6, 6]]}))
+    experiment = prepare(configuration({**TINY, "num_stages": 3, "partition_points": [[0, 0], [1, 3], [4, 4]]}))
     with coordinator([Device(name=name) for name in "abc"], ("socket", "rpc")) as pipeline:
         for backend in ("socket", "rpc"):
             for points in experiment.points:
@@ -98,10 +98,10 @@ def test_a_worker_holds_only_the_tensors_of_its_stage():
 
 
 def test_a_device_that_pretends_to_be_slow_takes_longer_and_says_so(two_workers):
-    experiment = prepare(configuration({**TINY, "partition_points": [5]}))
+    experiment = prepare(configuration({**TINY, "partition_points": [4]}))
     with coordinator([Device(name="slow", slowdown=20.0), Device(name="b")]) as pipeline:
-        _, slow = run(pipeline, experiment, (5,))
-    _, fast = run(two_workers, experiment, (5,))
+        _, slow = run(pipeline, experiment, (4,))
+    _, fast = run(two_workers, experiment, (4,))
 
     def total(result):
         stage = result.timelines[0]

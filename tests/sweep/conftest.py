@@ -12,7 +12,7 @@ TINY = {
     "model": "tests.models:tiny",
     "num_images": 8,
     "batch_size": 2,
-    "partition_points": [0, 2, 6],
+    "partition_points": [0, 2, 4],
     "in_flight": 2,
     "repeats": 2,
     "devices": str(ROOT / "params" / "devices" / "local.yaml"),

@@ -80,13 +80,13 @@ def test_a_run_started_again_measures_what_is_missing_and_only_that(tiny):
     folder = experiment.config.folder
     before = {path: path.read_bytes() for path in (folder / "trials").iterdir()}
     gone = trial_path(folder, (2,), 1)
-    failed = trial_path(folder, (6,), 0)
+    failed = trial_path(folder, (4,), 0)
     gone.unlink()
     record = read_record(failed)
     record.status, record.error = "failed", "made to fail by this test"
     write_record(failed, record)
     assert [(t.points, t.repeat) for t in missing_trials(experiment.config, experiment.points)] == sorted(
-        [((2,), 1), ((6,), 0)], key=lambda t: t[1]
+        [((2,), 1), ((4,), 0)], key=lambda t: t[1]
     )
     trials = run_missing(experiment, progress=False)
     assert set(trials["status"]) == {"ok"}
@@ -141,9 +141,9 @@ def test_a_lost_worker_stops_the_run_keeps_what_is_done_and_says_so(tiny):
 
 def test_three_stages_run_through_to_records(tiny):
     devices = tiny["devices"].replace("local.yaml", "local3.yaml")
-    chosen = {"num_stages": 3, "partition_points": [[0, 0], [1, 4]], "devices": devices, "repeats": 1}
+    chosen = {"num_stages": 3, "partition_points": [[0, 0], [1, 3]], "devices": devices, "repeats": 1}
     trials = run_missing(prepare(configuration({**tiny, **chosen})), progress=False)
-    assert trials["partition_label"].tolist() == ["P0-0", "P1-4"] or set(trials["partition_label"]) == {"P0-0", "P1-4"}
+    assert set(trials["partition_label"]) == {"P0-0", "P1-3"}
     assert set(trials["status"]) == {"ok"}
     assert {"stage2_compute_s", "hop1_transfer_s", "hop1_payload_bytes"} <= set(trials.columns)
 
@@ -172,4 +172,4 @@ def test_keeping_the_summary_only_keeps_the_figures_and_the_resume(tiny):
 def test_a_plan_can_choose_the_point(tiny, asked):
     experiment = prepare(configuration({**tiny, "partition_points": asked}))
     assert len(experiment.points) == 1
-    assert 0 < experiment.points[0][0] < 6
+    assert 0 < experiment.points[0][0] < 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pplib.analysis.columns import FrameError
+from pplib.errors import FrameError
 from pplib.view.widgets import split_html, split_slider
 
 
