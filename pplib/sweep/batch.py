@@ -134,7 +134,7 @@ def _progress(results: Path, total: int) -> Iterator[None]:
             return sum(1 for _ in results.glob("*/trials/*.json"))
 
         with tqdm(total=total, desc="trials", unit="trial", initial=min(count(), total)) as bar:
-            while not done.wait(1.0):
+            while not done.wait(1.0 if sys.stderr.isatty() else 10.0):
                 bar.update(count() - bar.n)
             bar.update(count() - bar.n)
 

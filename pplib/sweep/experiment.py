@@ -15,6 +15,7 @@ from pplib.config import Configuration, project_path
 from pplib.devices import Testbed, load_testbed
 from pplib.environment import load_environment
 from pplib.errors import PartitionError, TrialError
+from pplib.model.checkpoint import check_source
 from pplib.model.data import load_images
 from pplib.model.partition import PartitionedModel, combinations, validate_points, verify_cut
 from pplib.model.profile import profile_model
@@ -172,7 +173,9 @@ def count_units(config: Configuration) -> int:
 
     Raises:
         ModelError: the model is unknown or cannot be traced.
+        WeightsError: the file of its weights is not there.
     """
+    check_source(config.weights)
     skeleton = build_skeleton(config.model, config.weights, config.num_classes)
     example = torch.empty((1, *input_shape(config.model)), device="meta")
     return len(PartitionedModel(skeleton, example, config.granularity).points) - 1
