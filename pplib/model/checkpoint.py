@@ -22,11 +22,16 @@ State = dict[str, torch.Tensor]
 
 
 def check_source(weights: str) -> None:
-    """Raise WeightsError unless `weights` is `random`, `DEFAULT`, or names a file of a known kind."""
-    if weights not in ("random", "DEFAULT") and Path(weights).suffix not in SUFFIXES:
+    """Raise WeightsError unless `weights` is `random`, `DEFAULT`, or a file of a known kind that is there."""
+    if weights in ("random", "DEFAULT"):
+        return
+    path = Path(weights).expanduser()
+    if path.suffix not in SUFFIXES:
         raise WeightsError(
             f"weights: expected `random`, `DEFAULT`, or a file ending in {', '.join(SUFFIXES)}, got {weights!r}"
         )
+    if not path.is_file():
+        raise WeightsError(f"weights: no such file: {path} (looked from {Path.cwd()})")
 
 
 def read_checkpoint(source: Any) -> State:
@@ -39,9 +44,8 @@ def read_checkpoint(source: Any) -> State:
     """
     if not isinstance(source, str):
         return _read_torchvision(source)
+    check_source(source)
     path = Path(source).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"weights: no such file: {path} (looked from {Path.cwd()})")
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)

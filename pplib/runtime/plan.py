@@ -54,7 +54,9 @@ class TensorSpec(msgspec.Struct, frozen=True):
 class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     """One partition of one model over `num_stages` devices, the same on every worker.
 
-    `tensors[i]` is the input of stage i; the last entry is the model's output.
+    `tensors[i]` is the input of stage i; the last entry is the model's output. `weights` names the
+    variant of the module (torchvision builds some models otherwise for its own weights), `weights_sha256`
+    the tensors in it.
     """
 
     model: str

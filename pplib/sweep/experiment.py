@@ -15,7 +15,6 @@ from pplib.config import Configuration, project_path
 from pplib.devices import Testbed, load_testbed
 from pplib.environment import load_environment
 from pplib.errors import PartitionError, TrialError
-from pplib.model.checkpoint import check_source
 from pplib.model.data import load_images
 from pplib.model.partition import PartitionedModel, combinations, validate_points, verify_cut
 from pplib.model.profile import profile_model
@@ -56,7 +55,7 @@ class Experiment:
         tensors = [cuts[p] for p in (0, *points, last)]
         return PipelinePlan(
             model=self.config.model,
-            weights=self.config.weights,
+            weights="DEFAULT" if self.config.weights == "DEFAULT" else "random",
             num_classes=self.config.num_classes,
             weights_sha256=self.weights.sha256,
             granularity=self.config.granularity,
@@ -175,7 +174,6 @@ def count_units(config: Configuration) -> int:
         ModelError: the model is unknown or cannot be traced.
         WeightsError: the file of its weights is not there.
     """
-    check_source(config.weights)
     skeleton = build_skeleton(config.model, config.weights, config.num_classes)
     example = torch.empty((1, *input_shape(config.model)), device="meta")
     return len(PartitionedModel(skeleton, example, config.granularity).points) - 1
