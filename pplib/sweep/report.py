@@ -16,10 +16,11 @@ from pplib.view.charts import (
 )
 from pplib.view.display import save_chart
 from pplib.view.report import Section, write_report
+from pplib.view.tables import front_table
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 _SHOWN = (
-    "model backend link in_flight partition_label partition_name latency_s latency_s_min latency_s_max "
+    "model link backend in_flight partition_label partition_name on_front latency_s latency_s_min latency_s_max "
     "throughput_img_s throughput_img_s_min throughput_img_s_max efficiency bottleneck activation_bytes repeats_ok"
 ).split()
 
@@ -45,7 +46,7 @@ def write_results_report(folder: Path, summary: pd.DataFrame) -> Path:
         save_chart(chart, folder / "charts", name)
     failed = summary[summary["status"] != "ok"]
     sections = [
-        Section("The front", _FRONT, charts["front"], points.loc[points["on_front"], _SHOWN]),
+        Section("The front", _FRONT, charts["front"], front_table(points, OBJECTIVES)),
         Section("Front by front", "The same points, one panel per configuration.", charts["fronts"]),
         Section("The backends side by side", _BACKENDS, charts["backends"]),
         Section("Where the time goes", _DECOMPOSITION, charts["decomposition"]),

@@ -62,7 +62,13 @@ def quantity(column: str) -> Quantity:
     'throughput (img/s)'
     >>> quantity("stage0_compute_s").title
     'stage 0 compute (ms)'
+    >>> quantity("latency_s_min").title
+    'latency, smallest (ms)'
     """
+    for ending, word in (("_min", "smallest"), ("_max", "largest")):
+        if column.endswith(ending):
+            base = quantity(column.removesuffix(ending))
+            return Quantity(column, f"{base.name}, {word}", base.unit, base.factor)
     for suffix, unit, factor in _UNITS:
         if column.endswith(suffix):
             return Quantity(column, _NAMES.get(column) or _words(column.removesuffix(suffix)), unit, factor)
