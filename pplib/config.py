@@ -23,7 +23,8 @@ WARMUP_MICROBATCHES = 3
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of `sweep.ipynb`: one papermill execution.
 
-    `warmup` microbatches flow before the `num_images` measured images, in the same stream.
+    Around the measured images flow others, in the same stream without a gap: `WARMUP_MICROBATCHES`
+    before them, and `cooldown` after them, so that the pipeline is as full for the last as for the first.
     """
 
     name: str = "default"
@@ -49,6 +50,16 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def num_microbatches(self) -> int:
         """Measured microbatches of one trial."""
         return self.num_images // self.batch_size
+
+    @property
+    def cooldown(self) -> int:
+        """Unmeasured microbatches that follow the measured ones."""
+        return self.in_flight - 1
+
+    @property
+    def total_microbatches(self) -> int:
+        """All microbatches of one trial."""
+        return WARMUP_MICROBATCHES + self.num_microbatches + self.cooldown
 
     @property
     def identity(self) -> str:

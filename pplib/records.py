@@ -38,6 +38,7 @@ class StageTimeline(msgspec.Struct, kw_only=True):
 class TrialRecord(msgspec.Struct, kw_only=True):
     """One measured run of one partition point, with all that is needed to judge it.
 
+    Of the microbatches in `timelines` the first `warmup` and the last `cooldown` are not measured.
     `metrics` are the measured columns of `summary.csv` (empty when the trial failed);
     `returned_s` is when each output was back on stage 0.
     """
@@ -53,11 +54,17 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     started_at: str
     duration_s: float
     warmup: int
+    cooldown: int
     metrics: dict[str, float | str | None] = {}
     timelines: list[StageTimeline] = []
     returned_s: list[float] = []
     devices: list[dict[str, Any]] = []
     environment: dict[str, Any] = {}
+
+    @property
+    def measured(self) -> slice:
+        """The measured microbatches among those of the timelines."""
+        return slice(self.warmup, len(self.returned_s) - self.cooldown)
 
     @property
     def label(self) -> str:

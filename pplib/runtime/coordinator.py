@@ -26,7 +26,7 @@ BUILD_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class PipelineRun:
-    """What one run of a pipeline left behind, on the coordinator's time base; warm-up first.
+    """What one run of a pipeline left behind, on the coordinator's time base; warm-up and cool-down included.
 
     `outputs` are the model's outputs in order (all of them, unless they are very large);
     `payload_bytes[i]` is what hop i carried per microbatch.
@@ -107,14 +107,14 @@ class Coordinator:
         requests = [m.Prepare(plan=plan, stage_index=i) for i in range(plan.num_stages)]
         return [reply for reply in self._all(requests, BUILD_TIMEOUT_S) if isinstance(reply, m.Prepared)]
 
-    def run(self, plan: PipelinePlan, warmup: int, count: int, timeout_s: float) -> PipelineRun:
-        """Run a prepared plan over the open ring.
+    def run(self, plan: PipelinePlan, count: int, timeout_s: float) -> PipelineRun:
+        """Run `count` microbatches through a prepared plan over the open ring.
 
         Raises:
             WorkerError: the cause, from the worker it began at; the ring is rebuilt by the next `open`.
         """
         self._trial += 1
-        request = m.Run(trial=self._trial, plan_digest=plan.digest, warmup=warmup, count=count, timeout_s=timeout_s)
+        request = m.Run(trial=self._trial, plan_digest=plan.digest, count=count, timeout_s=timeout_s)
         try:
             replies = self._all([request] * len(self.workers), timeout_s + 15)
         except ParetoPipeError:

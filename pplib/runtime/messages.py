@@ -58,11 +58,10 @@ class Prepare(Message, frozen=True):
 
 
 class Run(Message, frozen=True):
-    """Run `warmup` + `count` microbatches through the pipeline as this trial."""
+    """Run `count` microbatches through the pipeline as this trial."""
 
     trial: int
     plan_digest: str
-    warmup: int
     count: int
     timeout_s: float
 

@@ -14,6 +14,7 @@ from pplib.runtime.clock import ClockOffset
 from pplib.runtime.messages import Ran
 
 Array = NDArray[np.float64]
+ALL = slice(None)
 
 
 def common_timelines(
@@ -59,7 +60,7 @@ class Parts:
     of these is queueing.
     """
 
-    def __init__(self, timelines: Sequence[StageTimeline], warmup: int = 0) -> None:
+    def __init__(self, timelines: Sequence[StageTimeline], measured: slice = ALL) -> None:
         self.compute: list[Array] = []
         self.stage_queue: list[Array] = []
         self.hop_queue: list[Array] = []
@@ -67,17 +68,17 @@ class Parts:
         self.transfer_start: list[Array] = []
         for stage in timelines:
             received, start, end = _arrays(stage.received_s, stage.compute_start_s, stage.compute_end_s)
-            self.stage_queue.append((start - received)[warmup:])
-            self.compute.append((end - start)[warmup:])
+            self.stage_queue.append((start - received)[measured])
+            self.compute.append((end - start)[measured])
         for before, after in itertools.pairwise(timelines):
             end, sent, ready, received = _arrays(
                 before.compute_end_s, before.send_start_s, after.ready_s, after.received_s
             )
             previous = np.concatenate([[-np.inf], received[:-1]])
             start = np.maximum(sent, np.maximum(previous, np.minimum(ready, received)))
-            self.transfer_start.append(start[warmup:])
-            self.hop_queue.append((start - end)[warmup:])
-            self.transfer.append((received - start)[warmup:])
+            self.transfer_start.append(start[measured])
+            self.hop_queue.append((start - end)[measured])
+            self.transfer.append((received - start)[measured])
 
     @property
     def latency(self) -> Array:
@@ -87,9 +88,9 @@ class Parts:
 
 
 def measure(
-    timelines: Sequence[StageTimeline], returned_s: Sequence[float], warmup: int, batch_size: int
+    timelines: Sequence[StageTimeline], returned_s: Sequence[float], measured: slice, batch_size: int
 ) -> dict[str, float | str | None]:
-    """Every timing column of one trial, over the microbatches after the warm-up.
+    """Every timing column of one trial, over the `measured` microbatches.
 
     `latency_s` is the median over microbatches, `*_p90_s` and `*_p99_s` its quantiles; the parts
     (`stage{i}_compute_s`, `stage{i}_queue_s`, `hop{i}_transfer_s`, `hop{i}_queue_s`) are means, and
@@ -101,9 +102,9 @@ def measure(
         TrialError: a transfer is negative beyond the clocks' error: the clocks cannot be trusted.
     """
     first, last = timelines[0], timelines[-1]
-    parts = Parts(timelines, warmup)
+    parts = Parts(timelines, measured)
     (admitted, done, returned, sent_back) = (
-        array[warmup:] for array in _arrays(first.received_s, last.compute_end_s, returned_s, last.send_start_s)
+        array[measured] for array in _arrays(first.received_s, last.compute_end_s, returned_s, last.send_start_s)
     )
     latency, response = done - admitted, returned - admitted
     for i, (transfer, a, b) in enumerate(zip(parts.transfer, timelines, timelines[1:], strict=False)):
@@ -139,7 +140,7 @@ def measure(
     for i, timeline in enumerate(timelines):
         metrics[f"stage{i}_compute_s"] = float(parts.compute[i].mean())
         metrics[f"stage{i}_queue_s"] = float(parts.stage_queue[i].mean())
-        metrics[f"stage{i}_copy_s"] = float(np.mean(timeline.copy_s[warmup:]))
+        metrics[f"stage{i}_copy_s"] = float(np.mean(timeline.copy_s[measured]))
     for i in range(len(parts.transfer)):
         metrics[f"hop{i}_transfer_s"] = float(parts.transfer[i].mean())
         metrics[f"hop{i}_queue_s"] = float(parts.hop_queue[i].mean())

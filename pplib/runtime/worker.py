@@ -226,7 +226,7 @@ class Worker:
             slowdown=self.settings.slowdown,
         )
         try:
-            loop.run(hops, request.trial, request.warmup + request.count, Deadline(request.timeout_s, "trial"))
+            loop.run(hops, request.trial, request.count, Deadline(request.timeout_s, "trial"))
         except Exception:
             self._leave(graceful=False)
             raise

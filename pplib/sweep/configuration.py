@@ -109,6 +109,7 @@ def run_trial(
         started_at=started_at,
         duration_s=duration_s,
         warmup=WARMUP_MICROBATCHES,
+        cooldown=config.cooldown,
         devices=[
             {**plain(device), "emulated": device.emulated, **worker.description.host}
             for device, worker in zip(experiment.testbed.first(config.num_stages), coordinator.workers, strict=True)
@@ -125,13 +126,14 @@ def run_trial(
 
 def _measure(experiment: Experiment, coordinator: Coordinator, points: tuple[int, ...]) -> dict[str, Any]:
     config, plan = experiment.config, experiment.plan(points)
-    count = WARMUP_MICROBATCHES + config.num_microbatches
+    count = config.total_microbatches
     coordinator.open(config.backend)
     stages = coordinator.prepare(plan)
     begun = time.monotonic()
-    run = coordinator.run(plan, WARMUP_MICROBATCHES, config.num_microbatches, experiment.trial_timeout_s(count))
+    run = coordinator.run(plan, count, experiment.trial_timeout_s(count))
     busy_s = time.monotonic() - begun
-    metrics = measure(run.timelines, run.returned_s, WARMUP_MICROBATCHES, config.batch_size)
+    measured = slice(WARMUP_MICROBATCHES, WARMUP_MICROBATCHES + config.num_microbatches)
+    metrics = measure(run.timelines, run.returned_s, measured, config.batch_size)
     hops = range(config.num_stages - 1)
     metrics |= {
         "max_abs_err": experiment.check_outputs(run.outputs),

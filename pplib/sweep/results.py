@@ -86,10 +86,11 @@ def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFr
     from pplib.runtime.timeline import Parts
 
     parts = Parts(record.timelines)
-    skip = record.warmup if measured_only else 0
+    total = len(record.returned_s)
+    shown = range(total)[record.measured] if measured_only else range(total)
     rows = []
     for i, stage in enumerate(record.timelines):
-        for seq in range(skip, len(stage.received_s)):
+        for seq in shown:
             spans = [
                 (f"stage {i}", "queue", stage.received_s[seq], stage.compute_start_s[seq]),
                 (f"stage {i}", "compute", stage.compute_start_s[seq], stage.compute_end_s[seq]),
@@ -102,7 +103,7 @@ def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFr
                 ]
             rows += [
                 {
-                    "microbatch": seq - skip,
+                    "microbatch": seq - shown.start,
                     "stage_index": i,
                     "lane": lane,
                     "event": event,

@@ -74,7 +74,7 @@ def test_the_sweep_notebook_leaves_one_whole_record_per_trial(executed):
     (record,) = read_records(folder)
     assert record.status == "ok"
     assert record.label == "P2"
-    assert [len(stage.received_s) for stage in record.timelines] == [4 + record.warmup] * 2
+    assert [len(stage.received_s) for stage in record.timelines] == [record.warmup + 4 + record.cooldown] * 2
     assert record.environment["torch"]
     assert {device["name"] for device in record.devices} == {"device-0", "device-1"}
 

@@ -11,7 +11,7 @@ from pplib.errors import TrialError
 from pplib.records import StageTimeline
 from pplib.runtime.clock import ClockOffset, measure_offset
 from pplib.runtime.messages import Ran
-from pplib.runtime.timeline import Parts, common_timelines, measure
+from pplib.runtime.timeline import ALL, Parts, common_timelines, measure
 
 
 def stage(i, ready, received, start, end, sent, error=0.0):
@@ -45,7 +45,7 @@ def by_hand():
 
 def test_every_column_of_a_timeline_worked_by_hand():
     timelines, returned = by_hand()
-    got = measure(timelines, returned, warmup=0, batch_size=4)
+    got = measure(timelines, returned, measured=ALL, batch_size=4)
     assert got["latency_s"] == got["latency_mean_s"] == pytest.approx(6.5)  # 6 and 7
     assert got["response_s"] == pytest.approx(7.0)  # 6.5 and 7.5
     assert got["throughput_img_s"] == pytest.approx(4 / 3)  # one more batch within 3 s
@@ -85,7 +85,7 @@ def test_warm_up_is_left_out_but_still_occupies_the_link():
             stage(1, [0, 0, 0], [3, 5, 7], [3, 6, 9], [6, 9, 12], [6, 9, 12]),
         ],
         [6.5, 9.5, 12.5],
-        warmup=1,
+        measured=slice(1, None),
         batch_size=4,
     )
     assert got["num_microbatches"] == 2
@@ -96,9 +96,9 @@ def test_a_transfer_faster_than_the_clocks_allow_fails_the_trial():
     timelines, returned = by_hand()
     timelines[1].received_s = [1.5, 5]
     with pytest.raises(TrialError, match=r"hop 0: a transfer took -0\.500000 s"):
-        measure(timelines, returned, 0, 4)
+        measure(timelines, returned, ALL, 4)
     timelines[1].clock_error_s = 0.6
-    assert measure(timelines, returned, 0, 4)["clock_error_s"] == pytest.approx(0.6)
+    assert measure(timelines, returned, ALL, 4)["clock_error_s"] == pytest.approx(0.6)
 
 
 @st.composite
@@ -131,7 +131,7 @@ def pipelines(draw):
 @settings(max_examples=150, deadline=None)
 def test_the_parts_add_up_to_the_whole_and_no_pipeline_beats_its_bound(pipeline, batch_size):
     timelines, returned = pipeline
-    got = measure(timelines, returned, 0, batch_size)
+    got = measure(timelines, returned, ALL, batch_size)
     parts = Parts(timelines)
     latency = np.array(timelines[-1].compute_end_s) - np.array(timelines[0].received_s)
     assert parts.latency == pytest.approx(latency, abs=1e-9)

@@ -48,7 +48,7 @@ def run(pipeline, experiment, points, backend="socket"):
     pipeline.put_inputs(experiment.batches, experiment.input_spec)
     pipeline.open(backend)
     prepared = pipeline.prepare(plan)
-    return prepared, pipeline.run(plan, 1, len(experiment.batches), 60)
+    return prepared, pipeline.run(plan, 1 + len(experiment.batches), 60)
 
 
 @pytest.mark.parametrize("backend", ["socket", "rpc"])
@@ -121,6 +121,22 @@ def test_a_killed_worker_fails_the_run_within_seconds_and_is_named():
         assert time.monotonic() - begun < 15
 
 
+@pytest.mark.parametrize("backend", ["socket", "rpc"])
+def test_after_a_run_that_was_given_up_the_next_one_is_right(backend):
+    experiment = prepare(configuration({**TINY, "partition_points": [2]}))
+    plan = experiment.plan((2,))
+    with coordinator([Device(name="a"), Device(name="b", slowdown=2000.0)], ("socket", "rpc")) as pipeline:
+        pipeline.put_inputs(experiment.batches, experiment.input_spec)
+        pipeline.open(backend)
+        pipeline.prepare(plan)
+        with pytest.raises(WorkerError, match=r"nothing happened for 1 s|given up|closed"):
+            pipeline.run(plan, 50, 1.0)
+        pipeline.open(backend)
+        pipeline.prepare(plan)
+        result = pipeline.run(plan, 2, 60)
+        assert experiment.check_outputs(result.outputs) < 1e-4
+
+
 def test_a_worker_of_another_version_is_refused_with_both_versions():
     code = "import pplib, sys; pplib.__version__ = '0.0.1'; from pplib.runtime.serve import main; main(('socket',))"
     process = subprocess.Popen(
@@ -175,7 +191,7 @@ def test_stages_of_unlike_plans_never_run_together(two_workers):
     two_workers.open("socket")
     two_workers.prepare(one.plan((2,)))
     with pytest.raises(WorkerError, match="asked to run a plan that this worker has not prepared"):
-        two_workers.run(other.plan((2,)), 1, 2, 30)
+        two_workers.run(other.plan((2,)), 3, 30)
     _, result = run(two_workers, one, (2,))
     one.check_outputs(result.outputs)
 

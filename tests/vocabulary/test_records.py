@@ -21,6 +21,7 @@ def record(**changes):
         "started_at": "2026-01-01T00:00:00Z",
         "duration_s": 1.5,
         "warmup": 3,
+        "cooldown": 1,
         "metrics": {"latency_s": 0.25},
     }
     return TrialRecord(**{**values, **changes})
