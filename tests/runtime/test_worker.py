@@ -73,7 +73,8 @@ def test_workers_and_the_rpc_group_stay_up_across_partition_points_and_backends(
 
 
 def test_three_stages_compute_the_model_on_both_backends():
-    experiment = prepare(configuration({**TINY, "num_stages": 3, "partition_points": [[0, 0], [1, 3], [4, 4]]}))
+    chosen = {"num_stages": 3, "partition_points": [[0, 0], [1, 3], [4, 4]]}
+    experiment = prepare(configuration({**TINY, **chosen, "devices": "params/devices/local3.yaml"}))
     with coordinator([Device(name=name) for name in "abc"], ("socket", "rpc")) as pipeline:
         for backend in ("socket", "rpc"):
             for points in experiment.points:
