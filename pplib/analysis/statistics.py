@@ -74,7 +74,7 @@ def point_table(summary: pd.DataFrame) -> pd.DataFrame:
     Raises:
         FrameError: a configuration key, the partition point, the status or a ranged column is missing.
     """
-    trials = _sorted_trials(summary)
+    trials = sorted_trials(summary)
     for name in RANGED:
         numeric_column(trials, name, "the summary")
     keys = [*CONFIGURATION_KEYS, "partition_point"]
@@ -101,7 +101,7 @@ def representative_trials(summary: pd.DataFrame) -> pd.DataFrame:
     Raises:
         FrameError: a column is missing.
     """
-    trials = _sorted_trials(summary)
+    trials = sorted_trials(summary)
     numeric_column(trials, "latency_mean_s", "the summary")
     usable = trials[(trials["status"] == "ok") & trials["latency_mean_s"].notna()]
     if usable.empty:
@@ -130,8 +130,12 @@ def fronts(points: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     return points.assign(on_front=mask.to_numpy())
 
 
-def _sorted_trials(summary: pd.DataFrame) -> pd.DataFrame:
-    """The trials by configuration, partition point, repeat; the row labels are unique."""
+def sorted_trials(summary: pd.DataFrame) -> pd.DataFrame:
+    """The trials by configuration, partition point (in numeric order), repeat; the row labels are unique.
+
+    Raises:
+        FrameError: a configuration key, the partition point or the status is missing.
+    """
     require_columns(summary, [*CONFIGURATION_KEYS, "partition_point", "status"], "the summary")
     order = [*CONFIGURATION_KEYS, "partition_point", *[name for name in ["repeat"] if name in summary.columns]]
 

@@ -1,0 +1,94 @@
+"""The repeats of every partition point, and seeded resamples of their medians."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pplib.analysis.columns import numeric_column, require_columns
+from pplib.analysis.statistics import CONFIGURATION_KEYS, sorted_trials
+from pplib.errors import FrameError
+
+Numbers = npt.NDArray[np.float64]
+
+POINT_KEYS = [*CONFIGURATION_KEYS, "partition_point", "partition_label"]
+"""What names one partition point of one configuration, in every table of this room."""
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """What was measured of one partition point: `values[i, j]` is column j of repeat i.
+
+    Only ok trials whose columns are all finite: the columns of a row belong to one trial.
+    """
+
+    keys: dict[str, Any]
+    values: Numbers
+
+    @property
+    def count(self) -> int:
+        """How many repeats count."""
+        return len(self.values)
+
+
+def repeats_by_configuration(summary: pd.DataFrame, columns: Sequence[str]) -> list[list[Repeats]]:
+    """The usable repeats of every point, configuration by configuration, points in the model's order.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        columns: the measured columns to take, in this order.
+
+    Raises:
+        FrameError: a column is missing, or does not hold numbers.
+    """
+    require_columns(summary, ["partition_label"], "the summary")
+    trials = sorted_trials(summary)
+    values = np.column_stack([numeric_column(trials, name, "the summary").to_numpy() for name in columns])
+    usable = (trials["status"] == "ok").fillna(False).to_numpy(dtype=bool) & np.isfinite(values).all(axis=1)
+    found = []
+    for _, rows in trials.groupby(CONFIGURATION_KEYS, dropna=False, sort=False):
+        points = []
+        for _, group in rows.groupby("partition_point", sort=False):
+            at = group.index.to_numpy()
+            keys = {str(name): value for name, value in group[POINT_KEYS].iloc[0].items()}
+            points.append(Repeats(keys, values[at[usable[at]]]))
+        found.append(points)
+    return found
+
+
+def resampled_medians(repeats: Repeats, resamples: int, seed: int) -> Numbers:
+    """Medians of `resamples` samples drawn with replacement from the repeats, as many as there are.
+
+    The columns of a repeat are drawn together. The draws depend on `seed` and on the point's own name
+    alone: another configuration in the same table changes nothing.
+
+    Returns:
+        Shape (resamples, columns); NaN where there is no repeat.
+
+    Raises:
+        FrameError: fewer than one resample, or a seed below 0.
+    """
+    if resamples < 1:
+        raise FrameError(f"resamples: expected 1 or more, got {resamples}")
+    if seed < 0:
+        raise FrameError(f"seed: expected 0 or more, got {seed}")
+    count = repeats.count
+    if not count:
+        return np.full((resamples, repeats.values.shape[1]), np.nan)
+    name = "|".join(_word(repeats.keys[key]) for key in POINT_KEYS)
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    drawn = generator.integers(0, count, size=(resamples, count))
+    return np.asarray(np.median(repeats.values[drawn], axis=1), dtype=np.float64)
+
+
+def _word(value: object) -> str:
+    """The same text for 1, 1.0 and True: a column's type depends on what else is in the table."""
+    if isinstance(value, (bool, np.bool_, int, float, np.number)):
+        return f"{float(value):g}"
+    return str(value)

@@ -1,0 +1,174 @@
+"""How sure the front is: the probability of being on it, and which points are as good as tied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pplib.analysis.pareto import DIRECTIONS
+from pplib.analysis.repeats import POINT_KEYS, Numbers, Repeats, repeats_by_configuration, resampled_medians
+from pplib.errors import FrameError
+
+CERTAINTY = 0.95
+"""A difference seen in at least this share of the resamples counts as a difference."""
+
+Mask = npt.NDArray[np.bool_]
+
+_BLOCK = 4_000_000
+"""Comparisons held in memory at once."""
+
+
+def front_probability(
+    summary: pd.DataFrame, objectives: Mapping[str, str], resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """For every point, in what share of resamples it is on its configuration's front.
+
+    A resample draws, for every point on its own, as many of its ok repeats as there are, with
+    replacement; the objectives of a repeat stay together. The front is computed exactly from the
+    medians of what was drawn.
+
+    **What it does not say.** Only the noise between the repeats at hand is in it. A point with one
+    repeat has no noise to draw from, so its own figure is too sure (see `front_note`); with 3 repeats
+    a probability is a rough figure, good for telling 0.9 from 0.3. The standard error from drawing is
+    at most 0.5 / sqrt(resamples), 0.016 for 1000.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        objectives: column -> "min" or "max"; any number.
+        resamples: drawn per point.
+        seed: the same seed gives the same figures.
+
+    Returns:
+        One row per configuration and point: `POINT_KEYS`, the objectives' medians, `on_front` (of those
+        medians), `front_probability` (0..1; NaN where no repeat succeeded), `repeats_ok`, and
+        `front_note` (None, or what is missing).
+
+    Raises:
+        FrameError: a column is missing or holds no numbers, or an argument makes no sense.
+
+    Source: the bootstrap of Efron and Tibshirani (1993) over repeats; the use for fronts is ours.
+    """
+    signs = _signs(objectives)
+    rows = []
+    for points in repeats_by_configuration(summary, list(objectives)):
+        medians = _medians(points)
+        on_front = _front_masks(medians[None] * signs)[0]
+        share = _front_masks(_resampled(points, resamples, seed) * signs).mean(axis=0)
+        for i, point in enumerate(points):
+            row = {**point.keys, **dict(zip(objectives, medians[i].tolist(), strict=True))}
+            row["on_front"] = bool(on_front[i])
+            row["front_probability"] = float(share[i]) if point.count else float("nan")
+            row["repeats_ok"] = point.count
+            row["front_note"] = _note(point.count)
+            rows.append(row)
+    added = [*objectives, "on_front", "front_probability", "repeats_ok", "front_note"]
+    return pd.DataFrame(rows, columns=[*POINT_KEYS, *added])
+
+
+def ties(
+    summary: pd.DataFrame,
+    objectives: Mapping[str, str],
+    resamples: int = 1000,
+    seed: int = 0,
+    certainty: float = CERTAINTY,
+) -> pd.DataFrame:
+    """Which points cannot be told from a point on the front: their difference is within noise.
+
+    Two points are tied where, over the resamples of `front_probability`, neither dominates the other in
+    `certainty` of them **and** neither is better on any one objective in `certainty` of them. The second
+    half keeps a trade-off (surely quicker, surely less throughput) from counting as a tie: there neither
+    dominates either. Tied points may be swapped for reasons that were not measured. Being tied is not
+    transitive. With 3 repeats it is nearly: their ranges overlap on every objective.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        objectives: column -> "min" or "max"; any number.
+        resamples: drawn per point.
+        seed: as `front_probability`, whose draws these are.
+        certainty: the share of resamples that makes a difference, in (0.5, 1].
+
+    Returns:
+        One row per configuration and point: `POINT_KEYS`, `on_front`, and `tied_with`: labels of the
+        points on the front (other than itself) it is tied with, in the model's order, "P4, P5"; ""
+        where none. Points without an ok repeat are tied with nothing.
+
+    Raises:
+        FrameError: a column is missing or holds no numbers, or an argument makes no sense.
+    """
+    if not 0.5 < certainty <= 1:
+        raise FrameError(f"certainty: expected a share above 0.5, at most 1, got {certainty}")
+    signs = _signs(objectives)
+    rows = []
+    for points in repeats_by_configuration(summary, list(objectives)):
+        on_front = _front_masks(_medians(points)[None] * signs)[0]
+        drawn = _resampled(points, resamples, seed) * signs
+        labels: list[list[str]] = [[] for _ in points]
+        for front in np.flatnonzero(on_front).tolist():
+            for i in np.flatnonzero(_tied_with(drawn, front, certainty)).tolist():
+                if i != front and points[i].count:
+                    labels[i].append(str(points[front].keys["partition_label"]))
+        for i, point in enumerate(points):
+            rows.append({**point.keys, "on_front": bool(on_front[i]), "tied_with": ", ".join(labels[i])})
+    return pd.DataFrame(rows, columns=[*POINT_KEYS, "on_front", "tied_with"])
+
+
+def _tied_with(drawn: Numbers, front: int, certainty: float) -> Mask:
+    """Which points are tied with point `front`; `drawn` has shape (resamples, points, objectives), less is better."""
+    reference = drawn[:, front, None, :]
+    less, more = reference < drawn, reference > drawn
+    apart = np.maximum(less.mean(axis=0), more.mean(axis=0)).max(axis=1) >= certainty
+    dominates = (less.any(axis=2) & ~more.any(axis=2)).mean(axis=0)
+    dominated = (more.any(axis=2) & ~less.any(axis=2)).mean(axis=0)
+    return np.asarray(~apart & (np.maximum(dominates, dominated) < certainty), dtype=np.bool_)
+
+
+def _front_masks(values: Numbers) -> Mask:
+    """For each resample, which points no other dominates.
+
+    Args:
+        values: shape (resamples, points, objectives), less is better; a row of NaN is never on the front.
+    """
+    resamples, points, objectives = values.shape
+    masks: Mask = np.asarray(np.isfinite(values).all(axis=2), dtype=np.bool_)
+    step = max(1, _BLOCK // max(1, points * points))
+    for start in range(0, resamples, step):
+        block = values[start : start + step]
+        no_worse = np.ones((len(block), points, points), dtype=bool)
+        better = np.zeros_like(no_worse)
+        for k in range(objectives):
+            first, second = block[:, :, None, k], block[:, None, :, k]
+            # Comparisons with NaN are False: an unmeasured point dominates nothing.
+            no_worse &= first <= second
+            better |= first < second
+        masks[start : start + step] &= ~(no_worse & better).any(axis=1)
+    return masks
+
+
+def _medians(points: Sequence[Repeats]) -> Numbers:
+    """Shape (points, objectives); NaN where there is no repeat."""
+    none = np.full(points[0].values.shape[1], np.nan)
+    return np.stack([np.median(one.values, axis=0) if one.count else none for one in points])
+
+
+def _resampled(points: Sequence[Repeats], resamples: int, seed: int) -> Numbers:
+    """Shape (resamples, points, objectives)."""
+    return np.stack([resampled_medians(one, resamples, seed) for one in points], axis=1)
+
+
+def _signs(objectives: Mapping[str, str]) -> Numbers:
+    """+1 where less is better, -1 where more is."""
+    if not objectives:
+        raise FrameError("objectives: expected at least one, such as {'latency_s': 'min'}, got none")
+    for name, direction in objectives.items():
+        if direction not in DIRECTIONS:
+            raise FrameError(f"objectives[{name!r}]: expected 'min' or 'max', got {direction!r}")
+    return np.array([1.0 if direction == "min" else -1.0 for direction in objectives.values()])
+
+
+def _note(count: int) -> str | None:
+    if count == 0:
+        return "no ok repeat"
+    return "1 ok repeat: its noise is unknown" if count == 1 else None
