@@ -164,16 +164,17 @@ class Monitor:
                 gauge.sample()
             except Exception as exc:  # noqa: BLE001 (a source is never worth a trial)
                 self._drop(gauge, exc)
-        if self._meter is not None:
+        meter = self._meter  # a local: who waited too long for this thread takes the meter away
+        if meter is not None:
             try:
-                self._meter.sample()
+                meter.sample()
             except Exception as exc:  # noqa: BLE001 (a source is never worth a trial)
-                self._note(f"energy: {self._meter.name}", exc)
+                self._note(f"energy: {meter.name}", exc)
                 self._meter = None
         self.samples += 1
 
     def _drop(self, gauge: Gauge, exc: Exception) -> None:
-        self._gauges.remove(gauge)
+        self._gauges = [other for other in self._gauges if other is not gauge]
         self._note(gauge.name, exc)
 
     def _note(self, name: str, exc: Exception) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What one monitor saw; a field is None where the device does not tell, and `notes` say why.
 
     The interval of `duration_s` (the device's CLOCK_MONOTONIC) runs from entering to leaving the

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -81,9 +83,15 @@ def test_rapl_without_zones_says_so(tmp_path):
         RaplEnergy(tmp_path / "absent").start()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_rapl_that_only_root_may_read_says_permission_denied(tmp_path):
-    zone(tmp_path, "intel-rapl:0", "package-0", 1).chmod(0)
+def test_rapl_that_only_root_may_read_says_permission_denied(tmp_path, monkeypatch):
+    counter, read = zone(tmp_path, "intel-rapl:0", "package-0", 1), Path.read_text
+
+    def as_a_user(path):
+        if path == counter:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_text", as_a_user)
     with pytest.raises(Unreadable, match="energy_uj: Permission denied"):
         RaplEnergy(tmp_path).start()
 

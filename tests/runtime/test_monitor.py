@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import namedtuple
@@ -169,10 +170,12 @@ def test_a_source_that_hangs_is_given_up(monkeypatch):
         def sample(self):
             inside.set()
             let_go.wait(10)
+            raise OSError("too late")
 
     with Monitor(0.001, gauges=[Hanging(fields={"temperature_c": 1.0})], meters=[]) as monitor:
         assert inside.wait(10)
     let_go.set()
+    wait_for(lambda: not any(thread.name == "monitor" for thread in threading.enumerate()))
     assert monitor.usage().temperature_c is None
     assert "did not answer within 0.05 s" in monitor.usage().notes[0]
 
@@ -222,6 +225,23 @@ def test_bytes_of_the_named_interface_are_counted():
     gauge = NetworkGauge("eth0", lambda: next(reads))
     gauge.start()
     assert gauge.finish(1.0) == {"interface": "eth0", "received_bytes": 4, "sent_bytes": 10}
+
+
+@pytest.mark.skipif("lo" not in psutil.net_if_stats(), reason="no interface named lo")
+def test_what_crosses_a_real_interface_is_counted_on_it():
+    sent_bytes = 300_000
+    with Monitor(interface="lo", meters=[]) as monitor, socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as here, server.accept()[0] as there:
+            sender = threading.Thread(target=here.sendall, args=(bytes(sent_bytes),))
+            sender.start()
+            left = sent_bytes
+            while left:
+                left -= len(there.recv(65536))
+            sender.join()
+    usage = monitor.usage()
+    assert usage.interface == "lo"
+    assert usage.received_bytes >= sent_bytes
+    assert usage.sent_bytes >= sent_bytes
 
 
 def test_an_unknown_interface_names_the_known_ones():
