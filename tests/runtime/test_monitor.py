@@ -230,14 +230,18 @@ def test_bytes_of_the_named_interface_are_counted():
 @pytest.mark.skipif("lo" not in psutil.net_if_stats(), reason="no interface named lo")
 def test_what_crosses_a_real_interface_is_counted_on_it():
     sent_bytes = 300_000
-    with Monitor(interface="lo", meters=[]) as monitor, socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as here, server.accept()[0] as there:
-            sender = threading.Thread(target=here.sendall, args=(bytes(sent_bytes),))
-            sender.start()
-            left = sent_bytes
-            while left:
-                left -= len(there.recv(65536))
-            sender.join()
+    with (
+        Monitor(interface="lo", meters=[]) as monitor,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as here,
+        server.accept()[0] as there,
+    ):
+        sender = threading.Thread(target=here.sendall, args=(bytes(sent_bytes),))
+        sender.start()
+        left = sent_bytes
+        while left:
+            left -= len(there.recv(65536))
+        sender.join()
     usage = monitor.usage()
     assert usage.interface == "lo"
     assert usage.received_bytes >= sent_bytes
