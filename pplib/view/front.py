@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from pplib.analysis.columns import numeric_column
+from pplib.analysis.columns import numeric_column, require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
 from pplib.errors import FrameError
 from pplib.view.labels import Axis, axis_over, place_labels
@@ -16,6 +16,7 @@ from pplib.view.quantities import Quantity, direction, quantity
 from pplib.view.series import Panel, palette, panels, with_series
 
 OBJECTIVES = ("latency_s", "throughput_img_s")
+_SIZES = alt.Legend(title="share of resamples on the front", orient="bottom", format=".0%", values=[0, 0.25, 0.5, 1])
 
 
 def front_chart(
@@ -23,23 +24,26 @@ def front_chart(
     objectives: Sequence[str] | Mapping[str, str] = OBJECTIVES,
     width: int = 620,
     height: int = 400,
+    probability: pd.DataFrame | None = None,
 ) -> alt.TopLevelMixin:
     """All partition points pale, each configuration's front strong, joined and labelled.
 
     The stairs are what a front attains: to their worse side every point is dominated. Bars are the
-    range over repeats. One panel per model x link (and whatever else differs); backend and in-flight
-    depth are colours.
+    range over repeats, of the points on the front. One panel per model x link (and whatever else
+    differs); backend and in-flight depth are colours.
 
     Args:
         points: one row per configuration and point, see `point_table`.
         objectives: two columns; a mapping gives their directions, else the column's usual one.
+        probability: see `front_probability`: then the larger and stronger a mark, the likelier it is on
+            the front of its configuration. Names, bars and stairs stay those of the medians' front.
         width: of a panel, pixels.
         height: of a panel, pixels.
 
     Raises:
         FrameError: not two objectives, a missing column, or nothing measured.
     """
-    prepared, measures = _prepare(points, objectives)
+    prepared, measures = _prepare(points, objectives, probability)
     drawn = [
         _panel(one, measures, width, height, palette(prepared), label_all=False)
         for one in panels(prepared)
@@ -54,28 +58,29 @@ def front_per_configuration_chart(
     width: int = 400,
     height: int = 280,
     columns: int = 2,
+    probability: pd.DataFrame | None = None,
 ) -> alt.TopLevelMixin:
     """Small multiples: one panel per configuration, every point labelled, the front strong.
 
     Each panel has its own axes. See `front_chart` for the arguments and errors.
     """
-    prepared, measures = _prepare(points, objectives)
+    prepared, measures = _prepare(points, objectives, probability)
     colours = palette(prepared)
     ordered = sorted(panels(prepared, CONFIGURATION_KEYS), key=lambda one: colours[0].index(one.rows["series"].iloc[0]))
     drawn = [
-        _panel(Panel(_with_series(one), one.rows), measures, width, height, colours, label_all=True) for one in ordered
+        _panel(Panel(series_title(one), one.rows), measures, width, height, colours, label_all=True) for one in ordered
     ]
     return alt.concat(*drawn, columns=columns) if len(drawn) > 1 else drawn[0]
 
 
-def _with_series(panel: Panel) -> str:
+def series_title(panel: Panel) -> str:
     """The heading of a configuration's panel, which always names backend and depth."""
     words = [w for w in panel.title.split(" · ") if not w.startswith(("backend ", "in flight "))]
     return " · ".join([*words, str(panel.rows["series"].iloc[0])])
 
 
 def _prepare(
-    points: pd.DataFrame, objectives: Sequence[str] | Mapping[str, str]
+    points: pd.DataFrame, objectives: Sequence[str] | Mapping[str, str], probability: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, tuple[Quantity, Quantity]]:
     """Measured rows with `on_front`, the two measures in display units (`x`, `y`) and their ranges."""
     names = list(objectives)
@@ -99,9 +104,28 @@ def _prepare(
         frame["point"] += " " + frame["partition_name"].astype("str")
     frame["place"] = frame["on_front"].map({True: "on the front", False: "dominated"})
     frame["stairs"] = "step-after" if directions[names[0]] == "min" else "step-before"
+    if probability is not None:
+        frame["probability"] = _probability_of(frame, probability)
     kept = ["series", "backend", "in_flight", *[k for k in CONFIGURATION_KEYS if k not in ("backend", "in_flight")]]
     shown = ["x", "x_min", "x_max", "y", "y_min", "y_max", "partition_label", "point", "on_front", "place", "stairs"]
-    return frame[[*kept, *shown]], measures
+    return frame[[*kept, *shown, *(["probability"] if probability is not None else [])]], measures
+
+
+def _probability_of(frame: pd.DataFrame, probability: pd.DataFrame) -> pd.Series[float]:
+    """The `front_probability` of every row of `frame`."""
+    keys = [*CONFIGURATION_KEYS, "partition_point"]
+    require_columns(probability, [*keys, "front_probability"], "the front's probabilities")
+    known = probability[[*keys, "front_probability"]]
+    if known.duplicated(keys).any():
+        raise FrameError("the front's probabilities: expected one row per configuration and point, got several")
+    merged = frame[keys].merge(known, on=keys, how="left")["front_probability"]
+    if merged.isna().any():
+        row = frame[merged.isna().to_numpy()].iloc[0]
+        raise FrameError(
+            f"the front's probabilities: nothing about {row['partition_label']} of {row['series']}: "
+            "compute them from the trials that the points come from"
+        )
+    return merged
 
 
 def _panel(
@@ -113,8 +137,9 @@ def _panel(
     label_all: bool,
 ) -> alt.LayerChart | alt.FacetChart:
     rows = panel.rows
-    x_axis = axis_over([*rows["x_min"], *rows["x_max"]], width)
-    y_axis = axis_over([*rows["y_min"], *rows["y_max"]], height)
+    front = rows[rows["on_front"]]
+    x_axis = axis_over([*rows["x"], *front["x_min"], *front["x_max"]], width)
+    y_axis = axis_over([*rows["y"], *front["y_min"], *front["y_max"]], height)
     domain, tones = colours
     data = rows.drop(columns=[*CONFIGURATION_KEYS, "stairs"])
 
@@ -124,9 +149,10 @@ def _panel(
     def y(field: str = "y") -> alt.Y:
         return alt.Y(f"{field}:Q", title=_title(measures[1], y_axis), scale=_scale(y_axis))
 
-    legend = None if label_all else alt.Legend(title=None, orient="bottom", columns=4, labelLimit=300)
+    legend = None if label_all else alt.Legend(title=None, orient="bottom", columns=4, labelLimit=300, symbolOpacity=1)
     colour = alt.Color("series:N", scale=alt.Scale(domain=domain, range=tones), legend=legend)
-    opacity = alt.condition("datum.on_front", alt.value(1.0), alt.value(0.3))
+    pale: dict[str, Any] = {"opacity": alt.condition("datum.on_front", alt.value(1.0), alt.value(0.3))}
+    size: dict[str, Any] = {}
     tooltip = [
         alt.Tooltip("point:N", title="cut after"),
         alt.Tooltip("series:N", title="configuration"),
@@ -134,20 +160,28 @@ def _panel(
         alt.Tooltip("y:Q", title=measures[1].title, format=".4~g"),
         alt.Tooltip("place:N", title="Pareto"),
     ]
+    title = alt.TitleParams(panel.title, anchor="start", fontSize=14)
+    if "probability" in data:
+        tooltip.append(alt.Tooltip("probability:Q", title="on the front in", format=".0%"))
+        # The scales start at 0 and end at 1 in every panel, so that panels can be compared.
+        pale = {"opacity": alt.Opacity("probability:Q", scale=alt.Scale(domain=[0, 1], range=[0.3, 1]), legend=None)}
+        size = {"size": alt.Size("probability:Q", scale=alt.Scale(domain=[0, 1], range=[25, 220]), legend=_SIZES)}
+    # The front is drawn last, over the others.
+    data = data.sort_values("on_front", kind="stable")
     base = alt.Chart(data)
     on_front = base.transform_filter("datum.on_front")
-    ranges = base.mark_rule(strokeWidth=1.2)
-    stairs = on_front.mark_line(interpolate=rows["stairs"].iloc[0], strokeWidth=1.6, opacity=0.75)
+    # Bars of the dominated points as well would hide what is to be seen.
+    ranges = on_front.mark_rule(strokeWidth=1, opacity=0.5)
+    stairs = on_front.mark_line(interpolate=rows["stairs"].iloc[0], strokeWidth=2, opacity=0.9)
     layers = [
-        ranges.encode(x=x("x_min"), x2="x_max:Q", y=y(), color=colour, opacity=opacity),
-        ranges.encode(x=x(), y=y("y_min"), y2="y_max:Q", color=colour, opacity=opacity),
+        ranges.encode(x=x("x_min"), x2="x_max:Q", y=y(), color=colour),
+        ranges.encode(x=x(), y=y("y_min"), y2="y_max:Q", color=colour),
         stairs.encode(x=x(), y=y(), color=colour, order="x:Q"),
         base.mark_point(filled=True, size=70).encode(
-            x=x(), y=y(), color=colour, opacity=opacity, tooltip=tooltip, shape=_shapes(domain, legend)
+            x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend), **pale, **size
         ),
     ]
     layers += _names(rows, x_axis, y_axis, x(), y(), colour, label_all)
-    title = alt.TitleParams(panel.title, anchor="start", fontSize=14)
     return alt.layer(*layers).properties(width=width, height=height, title=title)
 
 

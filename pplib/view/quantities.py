@@ -18,6 +18,9 @@ _NAMES = {
     "payload_bytes": "payload",
     "param_bytes": "parameters",
     "max_abs_err": "largest error",
+    "front_probability": "on the front in",
+    "worst_regret": "worst regret",
+    "mean_regret": "mean regret",
 }
 
 # Suffix, display unit, factor from the stored unit; the longer suffix first.
@@ -31,7 +34,12 @@ _UNITS = (
     ("_w", "W", 1.0),
 )
 
-_LARGER_IS_BETTER = ("throughput_img_s", "bound_img_s", "efficiency")
+# Stored as shares, read as percentages.
+_SHARES = ("front_probability", "regret", "worst_regret", "mean_regret", "latency_noise", "throughput_noise")
+
+_ENDS = (("_min", "smallest"), ("_max", "largest"), ("_low", "low end"), ("_high", "high end"))
+
+_LARGER_IS_BETTER = ("throughput_img_s", "bound_img_s", "efficiency", "front_probability")
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,14 @@ def quantity(column: str) -> Quantity:
     'stage 0 compute (ms)'
     >>> quantity("latency_s_min").title
     'latency, smallest (ms)'
+    >>> quantity("throughput_img_s_low").title
+    'throughput, low end (img/s)'
+    >>> quantity("worst_regret").title
+    'worst regret (%)'
     """
-    for ending, word in (("_min", "smallest"), ("_max", "largest")):
+    if column in _SHARES:
+        return Quantity(column, _NAMES.get(column) or _words(column), "%", 100.0)
+    for ending, word in _ENDS:
         if column.endswith(ending):
             base = quantity(column.removesuffix(ending))
             return Quantity(column, f"{base.name}, {word}", base.unit, base.factor)
