@@ -1,0 +1,71 @@
+"""The same engines for a user without any right: the namespace tests again, as nobody."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+NOBODY = 65534
+WORTH_IT = "reach_each_other or every_hop or nothing_is_left or counters or auto_takes"
+
+
+def closed_folders(paths):
+    """Folders on the way to `paths` that others may not pass, such as the home of root."""
+    ways = {folder for path in paths for folder in [*path.parents, path]}
+    return sorted(folder for folder in ways if folder.is_dir() and not folder.stat().st_mode & 0o001)
+
+
+def script(paths, inner, scratch):
+    """A shell script for a mount namespace in which `paths` can be reached by everybody, and nothing else is opened."""
+    lines = ["set -e", "mount --make-rprivate /"]
+    for i, path in enumerate(paths):
+        lines += [f"mkdir {scratch}/{i}", f"mount --bind {shlex.quote(str(path))} {scratch}/{i}"]
+    for folder in closed_folders(paths):
+        lines.append(f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(folder))}")
+        for i, path in enumerate(paths):
+            if path.is_relative_to(folder):
+                lines += [
+                    f"mkdir -p {shlex.quote(str(path))}",
+                    f"mount --bind {scratch}/{i} {shlex.quote(str(path))}",
+                ]
+    lines.append(f"cd {shlex.quote(str(HERE.parents[1]))}")
+    lines.append(f"exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --no-new-privs {shlex.join(inner)}")
+    return "\n".join(lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are a feature of Linux")
+@pytest.mark.timeout(300)
+def test_emulated_links_work_for_an_ordinary_user(tmp_path):
+    if os.geteuid() != 0:
+        return  # then test_namespaces.py has shown it
+    scratch = tempfile.mkdtemp()
+    try:
+        home = Path(scratch) / "home"
+        home.mkdir()
+        Path(scratch).chmod(0o755)
+        home.chmod(0o777)
+        inner = [sys.executable, "-m", "pytest", "-q", "-rs", "--noconftest", "-p", "no:cacheprovider"]
+        inner += ["--basetemp", str(home / "tmp"), str(HERE / "test_namespaces.py"), "-k", WORTH_IT]
+        paths = list(dict.fromkeys([HERE.parents[1], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()]))
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script(paths, inner, scratch)],
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+    finally:
+        shutil.rmtree(scratch)
+    if "Operation not permitted" in done.stderr and not done.stdout:
+        pytest.skip(f"this root may not mount, so it cannot open the interpreter to another user: {done.stderr}")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "skipped" not in done.stdout, done.stdout[-4000:]
