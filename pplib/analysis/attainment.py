@@ -62,7 +62,9 @@ def attainment(
     pieces = []
     for _, rows in trials.groupby(CONFIGURATION_KEYS, dropna=False, sort=False):
         sets, names = pd.factorize(rows["repeat"])
-        surfaces = moocore.eaf(values[rows.index.to_numpy()], sets=sets)
+        # moocore takes a change of the set's number for the next set: rows of a set must stand together.
+        together = np.argsort(sets, kind="stable")
+        surfaces = moocore.eaf(values[rows.index.to_numpy()[together]], sets=sets[together])
         # moocore's last column is a percentage of the sets; counting them is exact.
         attained = np.rint(surfaces[:, 2] * len(names) / 100).astype(int)
         for level in levels:

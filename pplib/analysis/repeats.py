@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,14 +81,25 @@ def resampled_medians(repeats: Repeats, resamples: int, seed: int) -> Numbers:
     count = repeats.count
     if not count:
         return np.full((resamples, repeats.values.shape[1]), np.nan)
-    name = "|".join(_word(repeats.keys[key]) for key in POINT_KEYS)
-    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    generator = np.random.default_rng([seed, zlib.crc32(point_name(repeats.keys).encode())])
     drawn = generator.integers(0, count, size=(resamples, count))
     return np.asarray(np.median(repeats.values[drawn], axis=1), dtype=np.float64)
 
 
+def point_name(keys: Mapping[Any, Any]) -> str:
+    """One text for a point of a configuration, the same whatever types a table's columns happen to have.
+
+    >>> row = dict.fromkeys(POINT_KEYS)
+    >>> point_name({**row, "in_flight": 1.0, "optimize": True}) == point_name({**row, "in_flight": 1, "optimize": 1.0})
+    True
+    """
+    return "|".join(_word(keys[key]) for key in POINT_KEYS)
+
+
 def _word(value: object) -> str:
-    """The same text for 1, 1.0 and True: a column's type depends on what else is in the table."""
+    """The same text for 1, 1.0 and True, and for None and NaN: a column's type depends on what else is in the table."""
+    if value is None or value is pd.NA or value != value:
+        return ""
     if isinstance(value, (bool, np.bool_, int, float, np.number)):
         return f"{float(value):g}"
     return str(value)

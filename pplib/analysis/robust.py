@@ -107,7 +107,8 @@ def minimax_regret(points: pd.DataFrame, objective: Mapping[str, str]) -> pd.Dat
         piece = pd.DataFrame(rows)
         piece["minimax"] = piece["worst_regret"] == piece["worst_regret"].min()
         pieces.append(piece.sort_values("worst_regret", kind="stable")[columns])
-    return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=columns)
+    found = pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=columns)
+    return found.astype({"minimax": bool})
 
 
 def _one(objective: Mapping[str, str]) -> tuple[str, str]:

@@ -164,7 +164,7 @@ def _ok_trials(summary: pd.DataFrame) -> pd.DataFrame:
 def _distance(trials: pd.DataFrame, name: str) -> pd.Series[float]:
     """|trial - median of its point's repeats| / that median; NaN where there is one repeat."""
     values = numeric_column(trials, name, "the summary")
-    groups = values.groupby([trials[key] for key in [*CONFIGURATION_KEYS, "partition_point"]], dropna=False, sort=False)
+    groups = values.groupby(_numbers(trials, [*CONFIGURATION_KEYS, "partition_point"]))
     middle = groups.transform("median")
     return ((values - middle).abs() / middle).where(groups.transform("count") > 1)
 
@@ -172,13 +172,16 @@ def _distance(trials: pd.DataFrame, name: str) -> pd.Series[float]:
 def _typical(trials: pd.DataFrame, name: str) -> pd.Series[float]:
     """For every trial: the median over its configuration's points of their furthest repeat's distance."""
     distance = _distance(trials, name)
-    configuration = trials[CONFIGURATION_KEYS]
-    keyed = configuration.assign(point=trials["partition_point"], distance=distance)
-    furthest = keyed.groupby([*CONFIGURATION_KEYS, "point"], dropna=False, sort=False)["distance"].max()
-    typical = furthest.groupby(level=list(range(len(CONFIGURATION_KEYS))), dropna=False, sort=False).median()
-    return configuration.merge(typical.rename("typical").reset_index(), on=CONFIGURATION_KEYS, how="left")[
-        "typical"
-    ].set_axis(trials.index)
+    point = _numbers(trials, [*CONFIGURATION_KEYS, "partition_point"])
+    furthest = distance.groupby(point).transform("max")
+    # One row per point: points with more repeats weigh no more.
+    once = furthest.where(~point.duplicated())
+    return once.groupby(_numbers(trials, CONFIGURATION_KEYS)).transform("median")
+
+
+def _numbers(trials: pd.DataFrame, keys: list[str]) -> pd.Series[int]:
+    """The number of each trial's group."""
+    return trials.groupby(keys, dropna=False, sort=False).ngroup()
 
 
 def _over(limit: float) -> str:

@@ -65,7 +65,7 @@ def front_probability(
             row["front_note"] = _note(point.count)
             rows.append(row)
     added = [*objectives, "on_front", "front_probability", "repeats_ok", "front_note"]
-    return pd.DataFrame(rows, columns=[*POINT_KEYS, *added])
+    return pd.DataFrame(rows, columns=[*POINT_KEYS, *added]).astype({"on_front": bool})
 
 
 def ties(
@@ -112,7 +112,7 @@ def ties(
                     labels[i].append(str(points[front].keys["partition_label"]))
         for i, point in enumerate(points):
             rows.append({**point.keys, "on_front": bool(on_front[i]), "tied_with": ", ".join(labels[i])})
-    return pd.DataFrame(rows, columns=[*POINT_KEYS, "on_front", "tied_with"])
+    return pd.DataFrame(rows, columns=[*POINT_KEYS, "on_front", "tied_with"]).astype({"on_front": bool})
 
 
 def _tied_with(drawn: Numbers, front: int, certainty: float) -> Mask:

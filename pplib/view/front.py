@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import altair as alt
 import pandas as pd
 
 from pplib.analysis.columns import numeric_column, require_columns
+from pplib.analysis.repeats import POINT_KEYS, point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
 from pplib.errors import FrameError
 from pplib.view.labels import Axis, axis_over, place_labels
@@ -113,12 +115,10 @@ def _prepare(
 
 def _probability_of(frame: pd.DataFrame, probability: pd.DataFrame) -> pd.Series[float]:
     """The `front_probability` of every row of `frame`."""
-    keys = [*CONFIGURATION_KEYS, "partition_point"]
-    require_columns(probability, [*keys, "front_probability"], "the front's probabilities")
-    known = probability[[*keys, "front_probability"]]
-    if known.duplicated(keys).any():
-        raise FrameError("the front's probabilities: expected one row per configuration and point, got several")
-    merged = frame[keys].merge(known, on=keys, how="left")["front_probability"]
+    require_columns(probability, [*POINT_KEYS, "front_probability"], "the front's probabilities")
+    names = [point_name(row) for row in probability[POINT_KEYS].to_dict("records")]
+    known = dict(zip(names, probability["front_probability"], strict=True))
+    merged = pd.Series([known.get(point_name(row), math.nan) for row in frame[POINT_KEYS].to_dict("records")])
     if merged.isna().any():
         row = frame[merged.isna().to_numpy()].iloc[0]
         raise FrameError(

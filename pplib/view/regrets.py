@@ -36,34 +36,31 @@ def regret_chart(points: pd.DataFrame, objective: str | Mapping[str, str] = "lat
         FrameError: a missing column, or nothing measured; as `regret`.
     """
     wanted = {objective: direction(objective)} if isinstance(objective, str) else objective
-    cells, chosen = with_series(regret(points, wanted)), minimax_regret(points, wanted)
+    cells = with_series(regret(points, wanted))
     if cells["regret"].isna().all():
         raise FrameError(f"the table of points: nothing to draw: no point has {' or '.join(wanted)}")
     highest = float(cells["regret"].max()) * 100
     measure = quantity(next(iter(wanted)))
     series, _ = palette(cells)
     ordered = sorted(panels(cells, GROUP_KEYS), key=lambda one: series.index(one.rows["series"].iloc[0]))
-    drawn = [_map(one, chosen, measure.name, highest) for one in ordered]
+    drawn = [_map(one, minimax_regret(one.rows, wanted), measure.name, highest) for one in ordered]
     return drawn[0] if len(drawn) == 1 else alt.vconcat(*drawn)
 
 
-def _map(panel: Panel, chosen: pd.DataFrame, measured: str, highest: float) -> alt.LayerChart | alt.FacetChart:
+def _map(panel: Panel, choice: pd.DataFrame, measured: str, highest: float) -> alt.LayerChart | alt.FacetChart:
     order = labels_in_order(panel.rows)
     links = list(dict.fromkeys(panel.rows["link"].astype("str")))
-    # The first row's keys name the group; merging finds it even where a key is missing.
-    group = panel.rows[GROUP_KEYS].iloc[:1].merge(chosen, on=GROUP_KEYS)
     keep = ["partition_label", "link", "regret"]
     # Of one link there is nothing to take the worst of.
     rows = [*links, WORST] if len(links) > 1 else links
-    worst = (
-        group.iloc[: len(group) if len(links) > 1 else 0].rename(columns={"worst_regret": "regret"}).assign(link=WORST)
-    )
+    worst = choice.iloc[: len(choice) if len(links) > 1 else 0].rename(columns={"worst_regret": "regret"})
+    worst = worst.assign(link=WORST)
     data = pd.concat([panel.rows[keep].astype({"link": "str"}), worst[keep]], ignore_index=True)
     data["percent"] = data["regret"] * 100
     data["words"] = [_percent(value) for value in data["percent"]]
     # White digits on the darker half of the colours.
     data["dark"] = _depth(data["percent"]) > 0.55 * _depth(pd.Series([max(highest, 1.0)])).iloc[0]
-    best = set(group.loc[group["minimax"], "partition_label"].astype("str"))
+    best = set(choice.loc[choice["minimax"], "partition_label"].astype("str"))
     base = alt.Chart(data).encode(
         x=alt.X("partition_label:N", sort=order, title="partition point", axis=label_axis(order), scale=_TIGHT),
         y=alt.Y("link:N", sort=rows, title="link", scale=_TIGHT, axis=alt.Axis(labelLimit=200)),
@@ -92,7 +89,7 @@ def _map(panel: Panel, chosen: pd.DataFrame, measured: str, highest: float) -> a
         framed = frames.mark_rect(filled=False, stroke="#d55e00", strokeWidth=3)
         layers.append(framed.encode(x=alt.X("partition_label:N", sort=order)))
     names = ", ".join(sorted(best, key=order.index)) if best else "none was measured on every link"
-    smallest = float(group["worst_regret"].min()) * 100
+    smallest = float(choice["worst_regret"].min()) * 100
     words = ", the best on every link" if smallest == 0 else f", at most {_percent(smallest)} % worse than the best"
     title = alt.TitleParams(
         f"{series_title(panel)}: regret of {measured}",

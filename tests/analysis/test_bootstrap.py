@@ -1,0 +1,99 @@
+"""Confidence intervals of medians: what they hold, what few repeats cannot say, and the seed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pplib.analysis.bootstrap import confidence, range_coverage
+from pplib.errors import FrameError
+
+seconds = st.floats(1e-3, 10, allow_nan=False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(seconds, seconds), min_size=3, max_size=9), st.integers(0, 5))
+def test_an_interval_holds_the_median_and_lies_within_the_range(trials_of, pairs, seed):
+    row = confidence(trials_of({4: pairs}), resamples=200, seed=seed).iloc[0]
+    for j, name in enumerate(("latency_s", "throughput_img_s")):
+        measured = [pair[j] for pair in pairs]
+        assert row[name] == np.median(measured)
+        assert min(measured) <= row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] <= max(measured)
+    assert row["repeats_ok"] == len(pairs)
+
+
+def test_with_three_repeats_the_interval_is_their_range_and_the_note_says_what_that_is_worth(trials_of):
+    row = confidence(trials_of({1: [(0.1, 5), (0.3, 7), (0.2, 9)]})).iloc[0]
+    assert (row["latency_s_low"], row["latency_s"], row["latency_s_high"]) == (0.1, 0.2, 0.3)
+    assert (row["throughput_img_s_low"], row["throughput_img_s_high"]) == (5, 9)
+    assert "75% of cases" in row["interval_note"]
+
+
+def test_the_range_of_n_repeats_holds_the_median_as_often_as_claimed():
+    drawn = np.random.default_rng(1).random((20_000, 3))
+    inside = ((drawn.min(axis=1) < 0.5) & (drawn.max(axis=1) > 0.5)).mean()
+    assert inside == pytest.approx(range_coverage(3), abs=0.01)
+
+
+def test_many_repeats_give_an_interval_narrower_than_the_range_and_no_note(trials_of):
+    pairs = [(0.1 + 0.01 * i, 5.0) for i in range(15)]
+    row = confidence(trials_of({1: pairs})).iloc[0]
+    assert 0.1 < row["latency_s_low"] < row["latency_s"] < row["latency_s_high"] < 0.24
+    assert row["interval_note"] is None or pd.isna(row["interval_note"])
+    wider = confidence(trials_of({1: pairs}), level=0.999).iloc[0]
+    assert wider["latency_s_low"] <= row["latency_s_low"]
+    assert wider["latency_s_high"] >= row["latency_s_high"]
+
+
+@pytest.mark.parametrize("repeats", [[(0.1, 5), (0.2, 6)], [(0.1, 5), None, None], [None, None], [(math.nan, 5)]])
+def test_fewer_than_three_ok_repeats_give_no_interval_but_a_reason(trials_of, repeats):
+    row = confidence(trials_of({1: repeats})).iloc[0]
+    assert math.isnan(row["latency_s_low"])
+    assert math.isnan(row["throughput_img_s_high"])
+    usable = sum(pair is not None and not math.isnan(pair[0]) for pair in repeats)
+    assert row["repeats_ok"] == usable
+    assert f"{usable} ok repeat" in row["interval_note"]
+    assert "needs 3 or more" in row["interval_note"]
+
+
+def test_the_seed_decides_and_neither_order_nor_company_matters(trials_of):
+    pairs = [(0.1 * i, 10.0 / i) for i in range(1, 10)]
+    alone = trials_of({3: pairs})
+    first = confidence(alone, resamples=50, seed=7)
+    pd.testing.assert_frame_equal(first, confidence(alone, resamples=50, seed=7))
+    assert not first.equals(confidence(alone, resamples=50, seed=8))
+    # Company with a missing key turns whole columns into floats and objects.
+    company = pd.concat([trials_of({1: pairs}, in_flight=np.nan, dataset=None), alone, trials_of({12: pairs})])
+    table = confidence(company.sample(frac=1, random_state=1), resamples=50, seed=7)
+    row = table[(table["partition_point"] == 3)].iloc[0]
+    for name in ("latency_s_low", "latency_s_high", "throughput_img_s_low"):
+        assert row[name] == first[name].iloc[0]
+
+
+def test_points_stand_in_the_models_order_and_an_empty_summary_gives_an_empty_table(trials_of):
+    summary = trials_of({10: [(1, 1)] * 3, 2: [(1, 1)] * 3})
+    assert confidence(summary)["partition_point"].tolist() == [2, 10]
+    empty = confidence(summary.iloc[:0])
+    assert len(empty) == 0
+    assert {"latency_s_low", "interval_note", "partition_label"} <= set(empty.columns)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"level": 95}, "level: expected a share between 0 and 1, such as 0.95, got 95"),
+        ({"resamples": 0}, "resamples: expected 1 or more, got 0"),
+        ({"seed": -1}, "seed: expected 0 or more, got -1"),
+        ({"columns": ()}, "columns: expected at least one"),
+        ({"columns": ["latency"]}, "no column 'latency'; nearest: latency"),
+        ({"columns": ["status"]}, "'status': expected numbers"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(trials_of, arguments, message):
+    with pytest.raises(FrameError, match=message):
+        confidence(trials_of({1: [(1, 1)]}), **arguments)

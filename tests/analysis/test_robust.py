@@ -1,0 +1,168 @@
+"""Regret and the minimax choice, against tables worked by hand and brute force."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pplib.analysis.robust import minimax_regret, regret
+from pplib.analysis.statistics import point_table
+from pplib.errors import FrameError
+
+LATENCY = {"latency_s": "min"}
+
+
+@pytest.fixture(scope="module")
+def points_of(same):
+    def points(values, name="latency_s", **more):
+        """A table of points from {link: {point: value}}."""
+        rows = [
+            {**same, "link": link, "partition_point": p, "partition_label": f"P{p}", name: value, **more}
+            for link, column in values.items()
+            for p, value in column.items()
+        ]
+        return pd.DataFrame(rows)
+
+    return points
+
+
+def worst(table):
+    return dict(zip(table["partition_label"], table["worst_regret"], strict=True))
+
+
+def chosen(table):
+    return table[table["minimax"]]["partition_label"].tolist()
+
+
+def test_regret_and_choice_of_three_points_on_two_links_by_hand(points_of):
+    # On none P1 is best; on slow P3 is; P2 is best nowhere, and the one to take.
+    points = points_of({"none": {1: 1.0, 2: 1.2, 3: 2.0}, "slow": {1: 8.0, 2: 5.0, 3: 4.0}})
+    table = regret(points, LATENCY)
+    found = {(link, label): value for link, label, value in table[["link", "partition_label", "regret"]].to_numpy()}
+    assert found == pytest.approx(
+        {
+            ("none", "P1"): 0.0,
+            ("none", "P2"): 0.2,
+            ("none", "P3"): 1.0,
+            ("slow", "P1"): 1.0,
+            ("slow", "P2"): 0.25,
+            ("slow", "P3"): 0.0,
+        }
+    )
+    assert table.groupby("link")["best_label"].first().to_dict() == {"none": "P1", "slow": "P3"}
+    choice = minimax_regret(points, LATENCY)
+    assert chosen(choice) == ["P2"]
+    first = choice.iloc[0]
+    assert (first["partition_label"], first["worst_link"], first["links"], first["links_measured"]) == (
+        "P2",
+        "slow",
+        2,
+        2,
+    )
+    assert first["worst_regret"] == pytest.approx(0.25)
+    assert first["mean_regret"] == pytest.approx(0.225)
+
+
+def test_more_is_better_gives_how_much_longer_an_image_takes(points_of):
+    points = points_of({"none": {1: 10.0, 2: 5.0}, "slow": {1: 2.0, 2: 2.5}}, name="throughput_img_s")
+    table = regret(points, {"throughput_img_s": "max"})
+    assert table["regret"].tolist() == pytest.approx([0.0, 1.0, 0.25, 0.0])
+    assert chosen(minimax_regret(points, {"throughput_img_s": "max"})) == ["P1"]
+
+
+values = st.none() | st.integers(1, 6).map(float)
+tables = st.lists(st.dictionaries(st.integers(0, 5), values, min_size=1), min_size=1, max_size=4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(tables)
+def test_the_choice_equals_brute_force(points_of, columns):
+    measured = {f"link{i}": column for i, column in enumerate(columns)}
+    points = points_of(measured)
+    points["latency_s"] = points["latency_s"].astype(float)
+    all_points = sorted({p for column in columns for p in column})
+    best = {link: min((v for v in column.values() if v), default=None) for link, column in measured.items()}
+    expected = {}
+    for p in all_points:
+        cells = [
+            column[p] / best[link] - 1 if column.get(p) else None
+            for link, column in measured.items()
+            if best[link] is not None
+        ]
+        if cells:
+            expected[f"P{p}"] = math.nan if None in cells else max(cells)
+    table = minimax_regret(points, LATENCY)
+    assert worst(table) == pytest.approx(expected, nan_ok=True)
+    known = {label: value for label, value in expected.items() if not math.isnan(value)}
+    least = min(known.values(), default=None)
+    assert set(chosen(table)) == {label for label, value in known.items() if value == least}
+    assert len(regret(points, LATENCY)) == len(all_points) * len(columns)
+
+
+def test_a_point_that_failed_on_one_link_is_not_chosen_and_says_so(trials_of):
+    summary = pd.concat(
+        [
+            trials_of({1: [(1, 5)], 2: [(3, 5)]}),
+            trials_of({1: [None, None], 2: [(9, 5)]}, link="slow"),
+            trials_of({1: [None], 2: [None]}, link="dead"),
+        ]
+    )
+    points = point_table(summary)
+    table = regret(points, LATENCY)
+    assert table[table["link"] == "dead"]["regret"].isna().all()
+    assert table[table["link"] == "dead"]["best_label"].isna().all()
+    choice = minimax_regret(points, LATENCY).set_index("partition_label")
+    assert choice["minimax"].to_dict() == {"P2": True, "P1": False}
+    assert choice.loc["P1", "links_measured"] == 1
+    assert (choice["links"] == 2).all()
+    assert math.isnan(choice.loc["P1", "worst_regret"])
+
+
+def test_where_no_point_was_measured_on_every_link_none_is_chosen(points_of):
+    choice = minimax_regret(points_of({"none": {1: 1.0}, "slow": {2: 1.0}}), LATENCY)
+    assert chosen(choice) == []
+    assert len(choice) == 2
+
+
+def test_equally_good_points_are_all_chosen_and_named(points_of):
+    points = points_of({"none": {1: 1.0, 2: 1.0, 3: 2.0}, "slow": {1: 4.0, 2: 4.0, 3: 8.0}})
+    assert set(regret(points, LATENCY)["best_label"]) == {"P1, P2"}
+    choice = minimax_regret(points, LATENCY)
+    assert chosen(choice) == ["P1", "P2"]
+    assert choice["worst_link"].isna().tolist() == [True, True, False]
+
+
+def test_groups_choose_for_themselves_and_points_keep_the_models_order(points_of):
+    left = points_of({"none": {10: 1.0, 2: 2.0}, "slow": {10: 2.0, 2: 2.0}})
+    right = points_of({"none": {10: 3.0, 2: 2.0}, "slow": {10: 2.0, 2: 2.0}}, backend="rpc", dataset=None)
+    table = regret(pd.concat([left, right], ignore_index=True), LATENCY)
+    assert table["partition_point"].tolist() == [2, 10] * 4
+    choice = minimax_regret(pd.concat([left, right], ignore_index=True), LATENCY)
+    assert choice[choice["minimax"]][["backend", "partition_label"]].to_numpy().tolist() == [
+        ["socket", "P10"],
+        ["rpc", "P2"],
+    ]
+
+
+def test_an_empty_table_gives_empty_tables(points_of):
+    empty = points_of({"none": {1: 1.0}}).iloc[:0]
+    assert "regret" in regret(empty, LATENCY).columns
+    assert "minimax" in minimax_regret(empty, LATENCY).columns
+
+
+def test_tables_that_make_no_sense_are_refused(points_of):
+    points = points_of({"none": {1: 1.0, 2: 2.0}})
+    with pytest.raises(FrameError, match="expected one, such as"):
+        regret(points, {})
+    with pytest.raises(FrameError, match="expected 'min' or 'max', got 'less'"):
+        regret(points, {"latency_s": "less"})
+    with pytest.raises(FrameError, match="expected numbers above 0, got 0"):
+        regret(points.assign(latency_s=0.0), LATENCY)
+    with pytest.raises(FrameError, match="one row per configuration and point"):
+        regret(pd.concat([points, points]), LATENCY)
+    with pytest.raises(FrameError, match="no column 'link'"):
+        minimax_regret(points.drop(columns="link"), LATENCY)

@@ -1,0 +1,160 @@
+"""The probability of being on the front and ties, against brute force and cases that are plain."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pplib.analysis.pareto import pareto_mask
+from pplib.analysis.repeats import repeats_by_configuration, resampled_medians
+from pplib.analysis.statistics import fronts, point_table
+from pplib.analysis.uncertainty import front_probability, ties
+from pplib.errors import FrameError
+
+OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
+
+few = st.integers(1, 4).map(float)
+repeats = st.lists(st.none() | st.tuples(few, few), min_size=1, max_size=4)
+summaries = st.dictionaries(st.integers(0, 19), repeats, min_size=1, max_size=6)
+
+
+def probabilities(table):
+    return dict(zip(table["partition_label"], table["front_probability"], strict=True))
+
+
+def tied(table):
+    return dict(zip(table["partition_label"], table["tied_with"], strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(summaries, st.integers(0, 3))
+def test_probabilities_equal_brute_force_over_the_same_draws(trials_of, values, seed):
+    summary = trials_of(values)
+    table = front_probability(summary, OBJECTIVES, resamples=20, seed=seed)
+    (points,) = repeats_by_configuration(summary, list(OBJECTIVES))
+    drawn = [resampled_medians(point, 20, seed) for point in points]
+    masks = [
+        pareto_mask(pd.DataFrame([one[i] for one in drawn], columns=list(OBJECTIVES)), OBJECTIVES) for i in range(20)
+    ]
+    share = np.mean(masks, axis=0)
+    for i, point in enumerate(points):
+        found = table["front_probability"].iloc[i]
+        assert math.isnan(found) if point.count == 0 else found == pytest.approx(share[i])
+
+
+@settings(max_examples=40, deadline=None)
+@given(summaries)
+def test_the_front_of_medians_is_that_of_the_point_table(trials_of, values):
+    summary = trials_of(values)
+    table = front_probability(summary, OBJECTIVES, resamples=3)
+    known = fronts(point_table(summary), OBJECTIVES)
+    assert table["on_front"].tolist() == known["on_front"].tolist()
+    assert ties(summary, OBJECTIVES, resamples=3)["on_front"].tolist() == known["on_front"].tolist()
+
+
+def test_a_point_that_always_wins_has_probability_one_and_one_always_dominated_zero(trials_of):
+    table = front_probability(
+        trials_of({1: [(1, 9), (1.2, 8), (1.1, 7)], 2: [(5, 3), (4, 4), (3, 5)], 3: [(0.5, 1), (0.6, 2), (0.7, 1)]}),
+        OBJECTIVES,
+    )
+    assert probabilities(table) == {"P1": 1.0, "P2": 0.0, "P3": 1.0}
+    assert table["on_front"].tolist() == [True, False, True]
+
+
+def test_two_points_alike_share_the_front_and_repeats_stay_paired(trials_of):
+    # Paired, every repeat of P1 is as good as its partner; drawn apart, (1, 1) would be dominated.
+    same = [(1, 1), (2, 2), (3, 3)]
+    table = front_probability(trials_of({1: same, 2: same}), OBJECTIVES, resamples=400)
+    assert probabilities(table) == {"P1": 1.0, "P2": 1.0}
+
+
+def test_a_close_call_is_undecided_and_agrees_with_counting_by_hand(trials_of):
+    # The median of 3 draws from (1, 2, 3) is 1, 2, 3 in 7, 13, 7 of 27 cases; P2 is always 2.
+    table = front_probability(
+        trials_of({1: [(1, 5), (2, 5), (3, 5)], 2: [(2, 5), (2, 5), (2, 5)]}), OBJECTIVES, resamples=20_000
+    )
+    assert probabilities(table)["P1"] == pytest.approx(20 / 27, abs=0.015)
+    assert probabilities(table)["P2"] == pytest.approx(20 / 27, abs=0.015)
+
+
+def test_failed_and_incomplete_trials_count_for_nothing(trials_of):
+    summary = trials_of({1: [(1, 9), None, (1, math.nan)], 2: [None, None], 3: [(2, 8), (2, 8), (2, 8)]})
+    table = front_probability(summary, OBJECTIVES)
+    assert table["repeats_ok"].tolist() == [1, 0, 3]
+    assert table["front_probability"].tolist()[0] == 1.0
+    assert math.isnan(table["front_probability"].iloc[1])
+    assert table["front_probability"].iloc[2] == 0.0
+    assert table["front_note"].tolist()[:2] == ["1 ok repeat: its noise is unknown", "no ok repeat"]
+    assert pd.isna(table["front_note"].iloc[2])
+
+
+def test_configurations_do_not_dominate_each_other_nor_change_each_others_draws(trials_of):
+    noisy = {p: [(1 + 0.1 * p, 5), (1.2 - 0.1 * p, 6), (1, 4 + p)] for p in range(4)}
+    one = front_probability(trials_of(noisy), OBJECTIVES, seed=3)
+    both = pd.concat([trials_of(noisy), trials_of({1: [(0.1, 99)]}, backend="rpc", dataset=None)])
+    two = front_probability(both, OBJECTIVES, seed=3)
+    assert two[two["backend"] == "socket"]["front_probability"].tolist() == one["front_probability"].tolist()
+    assert two[two["backend"] == "rpc"]["front_probability"].tolist() == [1.0]
+    assert one.equals(front_probability(trials_of(noisy), OBJECTIVES, seed=3))
+    assert not one.equals(front_probability(trials_of(noisy), OBJECTIVES, seed=4))
+
+
+def test_one_and_three_objectives_work_too(trials_of):
+    summary = trials_of({1: [(1, 9)] * 3, 2: [(2, 9)] * 3}).assign(payload_bytes=[5, 5, 5, 4, 4, 4])
+    assert front_probability(summary, {"latency_s": "min"})["front_probability"].tolist() == [1, 0]
+    three = {**OBJECTIVES, "payload_bytes": "min"}
+    assert front_probability(summary, three)["front_probability"].tolist() == [1, 1]
+
+
+def test_points_within_noise_on_every_objective_are_tied(trials_of):
+    table = ties(
+        trials_of(
+            {
+                1: [(1.0, 9.0), (1.2, 8.8), (1.1, 8.9)],
+                2: [(1.15, 8.85), (1.25, 8.7), (1.05, 8.95)],
+                3: [(2.0, 5.0), (2.1, 5.1), (2.2, 5.2)],
+            }
+        ),
+        OBJECTIVES,
+    )
+    assert tied(table) == {"P1": "", "P2": "P1", "P3": ""}
+
+
+def test_a_trade_off_is_no_tie_though_neither_dominates(trials_of):
+    table = ties(trials_of({1: [(1.0, 5), (1.1, 5), (1.2, 5)], 2: [(2.0, 9), (2.1, 9), (2.2, 9)]}), OBJECTIVES)
+    assert table["on_front"].all()
+    assert tied(table) == {"P1": "", "P2": ""}
+
+
+def test_equal_points_are_tied_with_each_other_in_the_models_order(trials_of):
+    same = [(1, 5), (1, 5)]
+    table = ties(trials_of({2: same, 10: same, 4: same, 7: [None]}), OBJECTIVES)
+    assert tied(table) == {"P2": "P4, P10", "P4": "P2, P10", "P7": "", "P10": "P2, P4"}
+
+
+def test_single_repeats_are_tied_only_where_they_are_equal(trials_of):
+    table = ties(trials_of({1: [(1, 5)], 2: [(1.0001, 5)], 3: [(1, 5)]}), OBJECTIVES)
+    assert tied(table) == {"P1": "P3", "P2": "", "P3": "P1"}
+
+
+def test_an_empty_summary_gives_empty_tables_with_their_columns(trials_of):
+    empty = trials_of({1: [(1, 1)]}).iloc[:0]
+    assert "front_probability" in front_probability(empty, OBJECTIVES).columns
+    assert "tied_with" in ties(empty, OBJECTIVES).columns
+
+
+def test_arguments_that_make_no_sense_are_named(trials_of):
+    summary = trials_of({1: [(1, 1)]})
+    with pytest.raises(FrameError, match="expected 'min' or 'max', got 'less'"):
+        front_probability(summary, {"latency_s": "less"})
+    with pytest.raises(FrameError, match="expected at least one"):
+        ties(summary, {})
+    with pytest.raises(FrameError, match="certainty: expected a share above"):
+        ties(summary, OBJECTIVES, certainty=0.3)
+    with pytest.raises(FrameError, match="no column 'partition_label'"):
+        front_probability(summary.drop(columns="partition_label"), OBJECTIVES)
