@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-PORT = 5000
+PORT = int(os.environ.get("PEER_PORT", "5000"))
 
 
 def say(value):

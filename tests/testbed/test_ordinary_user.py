@@ -14,7 +14,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 NOBODY = 65534
-WORTH_IT = "reach_each_other or every_hop or nothing_is_left or counters or auto_takes"
+WORTH_IT = "reach_each_other or (every_hop and 3) or (nothing_is_left and kill)"
 
 
 def closed_folders(paths):
