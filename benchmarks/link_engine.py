@@ -31,6 +31,7 @@ PAYLOAD = 1448 / 1500
 DELAYS_S = (0.001, 0.010, 0.100, 0.200)
 RATES_BIT_S = (5e6, 50e6, 100e6, 1000e6)
 LIMIT_S = 120.0
+SECONDS = 4.0
 
 
 def receive(connection: socket.socket, size: int) -> None:
@@ -112,7 +113,7 @@ def table(engine: str, repeats: int) -> None:
             print("| ---------------- | -------- | -------- | -------- | -------- | -------- |")
             net.set_profile(UNSHAPED)
             bare_s = [value / 2 for value in run(Direction(), 0)]
-            bare = statistics.median(run(Direction(), 500_000_000)) / 1e6
+            bare_mbit = statistics.median(run(Direction(), 500_000_000)) / 1e6
             for delay_s in DELAYS_S:
                 try:
                     halves = [value / 2 for value in run(Direction(delay_s=delay_s), 0)]
@@ -121,9 +122,9 @@ def table(engine: str, repeats: int) -> None:
                     continue
                 print(row(f"{delay_s * 1e3:g} ms", halves, 1e3, delay_s), flush=True)
             for rate in RATES_BIT_S:
-                values = run(Direction(rate_bit_s=rate), round(max(1e6, rate / 8 * 2)))
+                values = run(Direction(rate_bit_s=rate), round(rate / 8 * SECONDS))
                 print(row(f"{rate / 1e6:g} Mbit/s", values, 1e-6, rate * PAYLOAD), flush=True)
-            print(f"\nunshaped: {statistics.median(bare_s) * 1e3:.2f} ms one way, {bare:.0f} Mbit/s")
+            print(f"\nunshaped: {statistics.median(bare_s) * 1e3:.2f} ms one way, {bare_mbit:.0f} Mbit/s")
             server.stdin.close()  # type: ignore[union-attr]
 
 
