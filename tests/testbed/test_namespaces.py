@@ -68,45 +68,45 @@ class Peer:
         self.process.wait(LIMIT_S)
 
 
-@pytest.fixture
-def start():
-    """Start peers that end with the test."""
-    with contextlib.ExitStack() as stack:
+@contextlib.contextmanager
+def chain(*arguments, **options):
+    """A chain, and a function that starts peers in it, which end before it does."""
+    with namespaces(*arguments, **options) as net, contextlib.ExitStack() as stack:
 
-        def started(net, device, *arguments):
-            peer = Peer(net, device, *arguments)
+        def start(device, *words):
+            peer = Peer(net, device, *words)
             stack.callback(peer.close)
             return peer
 
-        yield started
+        yield net, start
 
 
 def echo_between(net, start, source, target):
-    assert start(net, target, "serve", net.addresses[target]).hear() == "ready"
-    client = start(net, source, "echo", net.addresses[target])
+    assert start(target, "serve", net.addresses[target]).hear() == "ready"
+    client = start(source, "echo", net.addresses[target])
     assert client.hear() == "ready"
     return client
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_three_devices_in_a_chain_reach_each_other_and_have_one_address_each(engine, start):
-    with namespaces(3, engine=engine) as net:
+def test_three_devices_in_a_chain_reach_each_other_and_have_one_address_each(engine):
+    with chain(3, engine=engine) as (net, start):
         assert net.engine == engine
         assert net.addresses == ["10.77.0.1", "10.77.0.2", "10.77.0.3"]
         assert net.interfaces == ["data"] * 3
         for device in range(3):
-            assert start(net, device, "serve", net.addresses[device]).hear() == "ready"
+            assert start(device, "serve", net.addresses[device]).hear() == "ready"
         for source in range(3):
             for target in set(range(3)) - {source}:
-                client = start(net, source, "echo", net.addresses[target])
+                client = start(source, "echo", net.addresses[target])
                 assert client.hear() == "ready"
                 assert len(client.round_trips(3)) == 3
 
 
 @pytest.mark.parametrize("devices", [2, 3])
-def test_a_round_trip_takes_the_delay_of_every_hop_there_and_back(devices, start):
+def test_a_round_trip_takes_the_delay_of_every_hop_there_and_back(devices):
     profile = LinkProfile(name="uneven", forward=Direction(delay_s=0.02), backward=Direction(delay_s=0.01))
-    with namespaces(devices, profile, engine="userspace") as net:
+    with chain(devices, profile, engine="userspace") as (net, start):
         median = statistics.median(echo_between(net, start, 0, devices - 1).round_trips(15))
     hops = devices - 1
     assert 0.03 * hops <= median <= 0.03 * hops * 1.05 + 0.005
@@ -114,26 +114,26 @@ def test_a_round_trip_takes_the_delay_of_every_hop_there_and_back(devices, start
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("rate_bit_s", "size"), [(5e6, 800_000), (30e6, 5_000_000)])
-def test_tcp_gets_the_rate_less_its_headers(engine, rate_bit_s, size, start):
-    with namespaces(2, both(rate_bit_s=rate_bit_s), engine=engine) as net:
-        assert start(net, 1, "serve", net.addresses[1]).hear() == "ready"
-        goodput = start(net, 0, "send", net.addresses[1], size).hear()
+def test_tcp_gets_the_rate_less_its_headers(engine, rate_bit_s, size):
+    with chain(2, both(rate_bit_s=rate_bit_s), engine=engine) as (net, start):
+        assert start(1, "serve", net.addresses[1]).hear() == "ready"
+        goodput = start(0, "send", net.addresses[1], size).hear()
     assert 0.85 * rate_bit_s <= goodput <= 1.01 * rate_bit_s
 
 
-def test_each_direction_has_its_own_rate(start):
+def test_each_direction_has_its_own_rate():
     profile = LinkProfile(name="up", forward=Direction(rate_bit_s=4e6), backward=Direction(rate_bit_s=20e6))
-    with namespaces(2, profile, engine="userspace") as net:
+    with chain(2, profile, engine="userspace") as (net, start):
         for device in (0, 1):
-            assert start(net, device, "serve", net.addresses[device]).hear() == "ready"
-        forward = start(net, 0, "send", net.addresses[1], 500_000).hear()
-        backward = start(net, 1, "send", net.addresses[0], 2_500_000).hear()
+            assert start(device, "serve", net.addresses[device]).hear() == "ready"
+        forward = start(0, "send", net.addresses[1], 500_000).hear()
+        backward = start(1, "send", net.addresses[0], 2_500_000).hear()
     assert forward == pytest.approx(4e6, rel=0.15)
     assert backward == pytest.approx(20e6, rel=0.15)
 
 
-def test_a_connection_stays_open_while_the_profile_changes(start):
-    with namespaces(2, engine="userspace") as net:
+def test_a_connection_stays_open_while_the_profile_changes():
+    with chain(2, engine="userspace") as (net, start):
         client = echo_between(net, start, 0, 1)
         assert min(client.round_trips(10)) < 0.02
         net.set_profile(both(delay_s=0.05))
@@ -145,22 +145,22 @@ def test_a_connection_stays_open_while_the_profile_changes(start):
         assert min(client.round_trips(10)) < 0.02
 
 
-def test_lost_packets_are_sent_again_and_all_arrives(start):
-    with namespaces(2, both(loss=0.05), engine="userspace", seed=3) as net:
-        assert start(net, 1, "serve", net.addresses[1]).hear() == "ready"
-        assert start(net, 0, "send", net.addresses[1], 300_000).hear() > 0
+def test_lost_packets_are_sent_again_and_all_arrives():
+    with chain(2, both(loss=0.05), engine="userspace", seed=3) as (net, start):
+        assert start(1, "serve", net.addresses[1]).hear() == "ready"
+        assert start(0, "send", net.addresses[1], 300_000).hear() > 0
         sent, received = net.counters(0)[1], net.counters(1)[0]
         assert received < sent
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("profile", [UNSHAPED, both(rate_bit_s=100e6)], ids=["none", "100-mbit"])
-def test_counters_match_the_bytes_sent_and_those_of_others_do_not_show(engine, profile, start):
+def test_counters_match_the_bytes_sent_and_those_of_others_do_not_show(engine, profile):
     size = 2_000_000
-    with namespaces(3, profile, engine=engine) as net:
-        assert start(net, 2, "serve", net.addresses[2]).hear() == "ready"
+    with chain(3, profile, engine=engine) as (net, start):
+        assert start(2, "serve", net.addresses[2]).hear() == "ready"
         before = [net.counters(device) for device in range(3)]
-        start(net, 0, "send", net.addresses[2], size).hear()
+        start(0, "send", net.addresses[2], size).hear()
         after = [net.counters(device) for device in range(3)]
     grown = [tuple(b - a for a, b in zip(*pair, strict=True)) for pair in zip(before, after, strict=True)]
     assert size <= grown[2][0] <= size * 1.1  # headers, and what TCP sent again
@@ -169,8 +169,8 @@ def test_counters_match_the_bytes_sent_and_those_of_others_do_not_show(engine, p
 
 
 @pytest.mark.skipif(not room._offers().netem, reason="this kernel has netem: nothing to refuse")
-def test_tc_without_netem_says_so_and_leaves_the_link_unshaped(start):
-    with namespaces(2, both(rate_bit_s=1e6), engine="tc") as net:
+def test_tc_without_netem_says_so_and_leaves_the_link_unshaped():
+    with chain(2, both(rate_bit_s=1e6), engine="tc") as (net, start):
         with pytest.raises(ConfigError, match=r"link far \(engine tc\).*netem.*unknown"):
             net.set_profile(both("far", delay_s=0.1, rate_bit_s=1e6))
         assert net.profile == UNSHAPED
