@@ -21,7 +21,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `cores: auto` gives each local device cores of its own while there are enough. `slowdown` > 1
     makes the worker sleep after each stage, so that this machine stands in for a slower one; such
     results are marked `emulated` everywhere. `prefetch` bounds how many received microbatches may
-    wait for the stage (default: as many as are in flight).
+    wait for the stage (default: as many as are in flight). `interface` is the one whose traffic is
+    counted. `idle_w` and `busy_w` estimate energy where the device has no meter; such figures are
+    marked as estimated.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -34,6 +36,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     slowdown: Annotated[float, msgspec.Meta(ge=1)] = 1.0
     rpc_threads: Annotated[int, msgspec.Meta(ge=1)] = 4
     prefetch: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    interface: str | None = None
+    idle_w: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    busy_w: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
     @property
     def emulated(self) -> bool:
@@ -78,6 +83,11 @@ def load_testbed(path: Path) -> Testbed:
             raise ConfigError(
                 f"{here}.host: expected {' or '.join(LOCAL_HOSTS)}, got {device.host!r}: this version starts "
                 "workers on this machine only"
+            )
+        if (device.idle_w is None) != (device.busy_w is None) or (device.busy_w or 0) < (device.idle_w or 0):
+            raise ConfigError(
+                f"{here}: expected both idle_w and busy_w with idle_w <= busy_w, or neither, got "
+                f"{device.idle_w} and {device.busy_w}"
             )
         available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         if isinstance(device.cores, list) and available and not set(device.cores) <= available:

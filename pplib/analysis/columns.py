@@ -22,7 +22,7 @@ def require_columns(frame: pd.DataFrame, columns: Iterable[str], what: str) -> N
 
     >>> require_columns(pd.DataFrame({"latency_s": [1.0]}), ["latency_ms"], "the summary")
     Traceback (most recent call last):
-    pplib.analysis.columns.FrameError: the summary has no column 'latency_ms'; nearest: latency_s
+    pplib.errors.FrameError: the summary has no column 'latency_ms'; nearest: latency_s
     """
     missing = [name for name in columns if name not in frame.columns]
     if missing:

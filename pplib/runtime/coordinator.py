@@ -19,6 +19,7 @@ from pplib.runtime.clock import SAME_CLOCK, ClockOffset, measure_offset
 from pplib.runtime.host import boot_id
 from pplib.runtime.plan import PipelinePlan, TensorSpec
 from pplib.runtime.timeline import common_timelines
+from pplib.runtime.usage import TotalEnergy, Usage, total_energy
 
 OPEN_TIMEOUT_S = 30.0
 BUILD_TIMEOUT_S = 300.0
@@ -29,14 +30,16 @@ class PipelineRun:
     """What one run of a pipeline left behind, on the coordinator's time base; warm-up and cool-down included.
 
     `outputs` are the model's outputs in order (all of them, unless they are very large);
-    `payload_bytes[i]` is what hop i carried per microbatch.
+    `payload_bytes[i]` is what hop i carried per microbatch; `usages` are what each device used, over
+    the whole run, and `energy` is that of all of them, where every one tells.
     """
 
     timelines: list[StageTimeline]
     returned_s: list[float]
     outputs: list[torch.Tensor]
     payload_bytes: list[int]
-    resident_bytes: list[int]
+    usages: list[Usage]
+    energy: TotalEnergy | None
 
 
 class Coordinator:
@@ -133,7 +136,10 @@ class Coordinator:
             returned_s=returned,
             outputs=outputs,
             payload_bytes=[trace.payload_bytes for trace in traces[:-1]],
-            resident_bytes=[trace.resident_bytes for trace in traces],
+            usages=[trace.usage for trace in traces],
+            energy=total_energy(
+                (worker.description.boot_id, trace.usage) for worker, trace in zip(self.workers, traces, strict=True)
+            ),
         )
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from pplib.runtime.plan import PipelinePlan, TensorSpec
+from pplib.runtime.usage import Usage
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,7 +125,7 @@ class Ran(Message, frozen=True):
     returned_ns: list[int]
     payload_bytes: int
     outputs: list[bytes]
-    resident_bytes: int
+    usage: Usage
 
 
 class Failed(Message, frozen=True):

@@ -51,6 +51,9 @@ def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> i
                 slowdown=options.slowdown,
                 rpc_threads=options.rpc_threads,
                 prefetch=options.prefetch,
+                interface=options.interface,
+                idle_w=options.idle_w,
+                busy_w=options.busy_w,
                 backends=backends,
             )
         )
@@ -85,5 +88,8 @@ def _parser(backends: tuple[str, ...]) -> argparse.ArgumentParser:
     parser.add_argument("--cores", default="", help="comma-separated cores to stay on")
     parser.add_argument("--slowdown", type=float, default=1.0, help="emulate a device slower by this factor")
     parser.add_argument("--rpc-threads", type=int, default=4, help="threads of the rpc agent")
+    parser.add_argument("--interface", default=None, help="the network interface whose traffic is counted")
+    parser.add_argument("--idle-w", type=float, default=None, help="power when idle, where there is no meter")
+    parser.add_argument("--busy-w", type=float, default=None, help="power when computing, where there is no meter")
     parser.add_argument("--prefetch", type=int, default=None, help="microbatches received ahead")
     return parser

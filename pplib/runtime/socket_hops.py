@@ -11,22 +11,30 @@ from pplib.runtime.plan import TensorSpec
 from pplib.runtime.wire import TENSOR_HEADER_BYTES, check_tensor_header, tensor_header
 
 
-class SocketSender:
-    """Sends tensors to the next stage: header and the tensor's own memory, gathered by the kernel."""
+class _End:
+    """One end of a connection: knows what every tensor of the running trial looks like."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._spec: TensorSpec | None = None
-        self._trial = -1
+        self._started: tuple[TensorSpec, int] | None = None
 
     def start(self, spec: TensorSpec, trial: int) -> None:
-        """See Sender."""
-        self._spec, self._trial = spec, trial
+        """See Sender and Receiver."""
+        self._started = spec, trial
+
+    def _expected(self) -> tuple[TensorSpec, int]:
+        if self._started is None:
+            raise RuntimeError("start() tells a hop what to expect before the first tensor")
+        return self._started
+
+
+class SocketSender(_End):
+    """Sends tensors to the next stage: header and the tensor's own memory, gathered by the kernel."""
 
     def send(self, seq: int, tensor: torch.Tensor, deadline: Deadline) -> None:
         """See Sender; returns when the kernel has all of it."""
-        spec = _started(self._spec)
-        self._connection.send([tensor_header(spec, self._trial, seq), spec.bytes_of(tensor)], deadline)
+        spec, trial = self._expected()
+        self._connection.send([tensor_header(spec, trial, seq), spec.bytes_of(tensor)], deadline)
 
     def flush(self, deadline: Deadline) -> None:
         """See Sender; the kernel delivers what it has taken."""
@@ -34,26 +42,18 @@ class SocketSender:
     @property
     def payload_bytes(self) -> int:
         """See Sender."""
-        return TENSOR_HEADER_BYTES + _started(self._spec).num_bytes
+        spec, _ = self._expected()
+        return TENSOR_HEADER_BYTES + spec.num_bytes
 
 
-class SocketReceiver:
+class SocketReceiver(_End):
     """Receives tensors from the previous stage straight into the slot it is given."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._spec: TensorSpec | None = None
-        self._trial = -1
-
-    def start(self, spec: TensorSpec, trial: int) -> None:
-        """See Receiver."""
-        self._spec, self._trial = spec, trial
 
     def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> tuple[torch.Tensor, int]:
         """See Receiver."""
-        spec = _started(self._spec)
+        spec, trial = self._expected()
         header = self._connection.receive(TENSOR_HEADER_BYTES, deadline)
-        check_tensor_header(header, spec, self._trial, seq, self._connection.peer)
+        check_tensor_header(header, spec, trial, seq, self._connection.peer)
         self._connection.receive_into(spec.bytes_of(slot), deadline)
         return slot, time.monotonic_ns()
 
@@ -74,9 +74,3 @@ class SocketHops:
     def close(self, graceful: bool) -> None:
         """See Hops."""
         self.abort()
-
-
-def _started(spec: TensorSpec | None) -> TensorSpec:
-    if spec is None:
-        raise RuntimeError("start() tells a hop what to expect before the first tensor")
-    return spec

@@ -21,6 +21,7 @@ from pplib.runtime.data_port import DataPort
 from pplib.runtime.handshake import CONTROL, admit
 from pplib.runtime.hops import Hops
 from pplib.runtime.host import boot_id, describe_host
+from pplib.runtime.monitor import Monitor
 from pplib.runtime.stage import BuiltStage, StageBuilder
 from pplib.runtime.stage_loop import StageLoop
 from pplib.runtime.wire import MAX_MESSAGE_BYTES, receive_message, send_message
@@ -42,6 +43,9 @@ class WorkerSettings:
     slowdown: float = 1.0
     rpc_threads: int = 4
     prefetch: int | None = None
+    interface: str | None = None
+    idle_w: float | None = None
+    busy_w: float | None = None
     backends: tuple[str, ...] = ("socket",)
 
 
@@ -225,14 +229,24 @@ class Worker:
             inputs=self._inputs,
             slowdown=self.settings.slowdown,
         )
+        settings = self.settings
+        monitor = Monitor(
+            interface=settings.interface,
+            torch_device=settings.torch_device,
+            idle_w=settings.idle_w,
+            busy_w=settings.busy_w,
+            emulated=settings.slowdown > 1,
+        )
         try:
-            loop.run(hops, request.trial, request.count, Deadline(request.timeout_s, "trial"))
+            with monitor:
+                loop.run(hops, request.trial, request.count, Deadline(request.timeout_s, "trial"))
         except Exception:
             self._leave(graceful=False)
             raise
         finally:
             self._loop = None
         t = loop.trace
+        busy_s = sum(end - start for start, end in zip(t.compute_start_ns, t.compute_end_ns, strict=True)) * 1e-9
         kept = max(1, min(len(loop.outputs), MAX_OUTPUT_BYTES // max(1, plan.tensors[-1].num_bytes)))
         return m.Ran(
             ready_ns=t.ready_ns,
@@ -244,7 +258,7 @@ class Worker:
             returned_ns=t.returned_ns,
             payload_bytes=hops.sender.payload_bytes,
             outputs=[bytes(plan.tensors[-1].bytes_of(one)) for one in loop.outputs[:kept]],
-            resident_bytes=psutil.Process().memory_info().rss,
+            usage=monitor.usage(busy_s),
         )
 
     def _abort(self, reason: str) -> None:

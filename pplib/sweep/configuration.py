@@ -15,7 +15,7 @@ from pplib.decode import plain
 from pplib.errors import ParetoPipeError
 from pplib.records import TrialRecord, point_label, trial_path, write_record
 from pplib.runtime.client import WorkerLost
-from pplib.runtime.coordinator import Coordinator, wall_clock
+from pplib.runtime.coordinator import Coordinator, PipelineRun, wall_clock
 from pplib.runtime.host import describe_host, git_commit
 from pplib.runtime.timeline import measure
 from pplib.sweep.experiment import Experiment
@@ -111,8 +111,13 @@ def run_trial(
         warmup=WARMUP_MICROBATCHES,
         cooldown=config.cooldown,
         devices=[
-            {**plain(device), "emulated": device.emulated, **worker.description.host}
-            for device, worker in zip(experiment.testbed.first(config.num_stages), coordinator.workers, strict=True)
+            {**plain(device), "emulated": device.emulated, **worker.description.host, "usage": usage}
+            for device, worker, usage in zip(
+                experiment.testbed.first(config.num_stages),
+                coordinator.workers,
+                measured.pop("usages", [None] * config.num_stages),
+                strict=True,
+            )
         ],
         environment={
             **describe_host(),
@@ -143,9 +148,33 @@ def _measure(experiment: Experiment, coordinator: Coordinator, points: tuple[int
         **{f"hop{i}_payload_bytes": float(run.payload_bytes[i]) for i in hops},
         **{f"stage{i}_param_bytes": float(stage.param_bytes) for i, stage in enumerate(stages)},
         **{f"stage{i}_build_s": stage.build_s for i, stage in enumerate(stages)},
-        **{f"stage{i}_resident_bytes": float(value) for i, value in enumerate(run.resident_bytes)},
+        **_usage_columns(run, count * config.batch_size),
     }
-    return {"metrics": metrics, "timelines": run.timelines, "returned_s": run.returned_s, "busy_s": busy_s}
+    return {
+        "metrics": metrics,
+        "timelines": run.timelines,
+        "returned_s": run.returned_s,
+        "busy_s": busy_s,
+        "usages": [plain(usage) for usage in run.usages],
+    }
+
+
+def _usage_columns(run: PipelineRun, num_images: int) -> dict[str, float | str | None]:
+    """What the devices used over the whole trial, warm-up included; columns are absent where none tells."""
+    columns: dict[str, float | str | None] = {}
+    for i, usage in enumerate(run.usages):
+        told = {
+            "cpu_fraction": usage.process_cpu_fraction,
+            "resident_peak_bytes": usage.resident_peak_bytes,
+            "temperature_c": usage.temperature_c,
+            "throttled": usage.throttled,
+            "monitor_cost": usage.monitor_cost,
+        }
+        columns |= {f"stage{i}_{name}": float(value) for name, value in told.items() if value is not None}
+    if run.energy is not None:
+        columns["energy_per_image_j"] = run.energy.joules / num_images
+        columns["energy_estimated"] = float(run.energy.estimated)
+    return columns
 
 
 def run_once(experiment: Experiment) -> TrialRecord:

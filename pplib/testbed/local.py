@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ class LocalWorker:
     def __init__(self, device: Device, cores: Sequence[int], token: bytes, script: str, logs: Path) -> None:
         self.device, self.cores = device, tuple(cores)
         self.log = logs / f"{device.name}.log"
-        arguments = {
+        arguments: dict[str, object] = {
             "--name": device.name,
             "--host": "127.0.0.1" if device.host == "localhost" else device.host,
             "--control-port": device.control_port,
@@ -37,7 +37,10 @@ class LocalWorker:
             "--cores": ",".join(str(core) for core in cores),
             "--slowdown": device.slowdown,
             "--rpc-threads": device.rpc_threads,
-            **({} if device.prefetch is None else {"--prefetch": device.prefetch}),
+            "--prefetch": device.prefetch,
+            "--interface": device.interface,
+            "--idle-w": device.idle_w,
+            "--busy-w": device.busy_w,
         }
         threads = str(device.threads)
         with self.log.open("wb") as log:
@@ -45,7 +48,7 @@ class LocalWorker:
                 [
                     sys.executable,
                     str(WORKERS / script),
-                    *(str(p) for pair in arguments.items() for p in pair),
+                    *_given(arguments),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -124,6 +127,10 @@ def log_tail(log: Path, lines: int = 5) -> str:
         return "its log is gone"
     said = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
     return " | ".join(said[-lines:]) or "its log is empty"
+
+
+def _given(arguments: Mapping[str, object]) -> list[str]:
+    return [part for name, value in arguments.items() if value is not None for part in (name, str(value))]
 
 
 def _import_path() -> str:

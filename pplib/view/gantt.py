@@ -36,7 +36,7 @@ def gantt_chart(timeline: pd.DataFrame, first: int | None = 12, width: int = 860
     chosen = chosen[chosen["end_s"] > chosen["start_s"]]
     if chosen.empty:
         raise FrameError("the timeline: nothing to draw: it holds no event that lasts")
-    origin = float(chosen["start_s"].min()) if chosen["start_s"].min() < 0 else 0.0
+    origin = float(chosen["start_s"].min())
     data = pd.DataFrame(
         {
             "lane": chosen["lane"].astype("str"),
@@ -67,7 +67,7 @@ def gantt_chart(timeline: pd.DataFrame, first: int | None = 12, width: int = 860
             alt.Tooltip("duration:Q", title="duration (ms)", format=".3~f"),
         ],
     )
-    time = alt.X("start:Q", title="time since the first admission (ms)", scale=alt.Scale(domain=[0, end], nice=False))
+    time = alt.X("start:Q", title="time since the first event shown (ms)", scale=alt.Scale(domain=[0, end], nice=False))
     work = base.transform_filter("datum.event != 'queue'")
     layers = [
         work.mark_bar(height=_BUSY, yOffset=-5, stroke="white", strokeWidth=0.8).encode(x=time, x2="end:Q"),

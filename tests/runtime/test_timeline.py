@@ -12,6 +12,7 @@ from pplib.records import StageTimeline
 from pplib.runtime.clock import ClockOffset, measure_offset
 from pplib.runtime.messages import Ran
 from pplib.runtime.timeline import ALL, Parts, common_timelines, measure
+from pplib.runtime.usage import Usage
 
 
 def stage(i, ready, received, start, end, sent, error=0.0):
@@ -156,7 +157,7 @@ def test_traces_of_two_clocks_come_to_one_base():
             returned_ns=values,
             payload_bytes=0,
             outputs=[],
-            resident_bytes=0,
+            usage=Usage(),
         )
 
     clocks = [ClockOffset(3.0, 0.001), ClockOffset(-5.0, 0.002)]

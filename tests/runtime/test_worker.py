@@ -93,7 +93,10 @@ def test_a_worker_holds_only_the_tensors_of_its_stage():
         experiment.check_outputs(result.outputs)
     assert prepared[0].param_bytes == (64 * 27 + 64 + 64 * 64 * 9 + 64) * 4
     assert prepared[1].param_bytes > 550e6
-    small, large = (after - start for after, start in zip(result.resident_bytes, before, strict=True))
+    small, large = (
+        after - start
+        for after, start in zip((usage.resident_peak_bytes for usage in result.usages), before, strict=True)
+    )
     assert small < 150e6, "activations and the framework's own growth, not weights"
     assert large > 500e6
 

@@ -72,6 +72,8 @@ def test_a_configuration_is_measured_whole_and_its_rows_keep_the_contract(tiny):
     parts += ["hop0_transfer_s", "hop0_queue_s"]
     assert np.allclose(summary[parts].sum(axis=1), summary["latency_mean_s"], atol=1e-6)
     assert (summary["clock_error_s"] == 0).all(), "workers of one boot share a clock"
+    assert (summary["stage0_resident_peak_bytes"] > 50e6).all()
+    assert summary["stage1_cpu_fraction"].between(0, 3).all()
 
 
 def test_a_run_started_again_measures_what_is_missing_and_only_that(tiny):

@@ -225,6 +225,19 @@ def test_a_keeper_that_died_is_an_error_with_what_to_do():
             net.counters(0)
 
 
+def test_an_answer_to_a_question_that_was_interrupted_is_not_taken_for_the_next(monkeypatch):
+    with namespaces(2, engine="userspace") as net:
+
+        def interrupted(timeout_s):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(net, "_read", interrupted)
+            net.set_profile(both(delay_s=0.1))
+        assert net.counters(0) == (0, 0)
+        assert net.profile == UNSHAPED
+
+
 def test_asking_for_a_link_where_there_are_no_namespaces_says_why(monkeypatch):
     monkeypatch.setattr(room, "_offers", lambda: Offers("no namespaces", "no namespaces", "no namespaces"))
     assert supported() == "no namespaces"

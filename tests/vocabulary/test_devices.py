@@ -30,6 +30,8 @@ def write(tmp_path, text):
             r"devices\[1\]\.control_port: expected `int` <= 65535",
         ),
         ("devices: [{name: a}, {name: b, slowdown: 0.5}]", r"devices\[1\]\.slowdown: expected `float` >= 1"),
+        ("devices: [{name: a}, {name: b, idle_w: 3}]", r"devices\[1\]: expected both idle_w and busy_w"),
+        ("devices: [{name: a, idle_w: 3, busy_w: 2}, {name: b}]", r"devices\[0\]: .*got 3.0 and 2.0"),
         ("devices: [{name: a}, {name: b, host: pi.local}]", r"devices\[1\]\.host: .*got 'pi.local'"),
         ("devices: [{name: a}, {name: b, cores: [4096]}]", r"devices\[1\]\.cores: expected some of"),
         ("devices: [{name: a}, {name: b, torch_device: tpu}]", r"devices\[1\]\.torch_device: .*got 'tpu'"),
