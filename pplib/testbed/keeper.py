@@ -30,8 +30,9 @@ GRACE_S = 2.0
 
 
 class Request(msgspec.Struct, omit_defaults=True):
-    """What the owner asks: one of these."""
+    """What the owner asks: one of these. The answer repeats `number`."""
 
+    number: int = 0
     profile: LinkProfile | None = None
     counters: int | None = None
     watch: int | None = None
@@ -40,6 +41,7 @@ class Request(msgspec.Struct, omit_defaults=True):
 class Reply(msgspec.Struct, omit_defaults=True):
     """The answer. `namespaces` holds the descriptor of each device's namespace in this process."""
 
+    number: int = 0
     error: str = ""
     namespaces: list[int] = []
     user: bool = False
@@ -132,10 +134,13 @@ class Keeper:
             return False
         *lines, self._unread = (self._unread + got).split(b"\n")
         for line in lines:
+            request = msgspec.json.decode(line, type=Request)
             try:
-                self._reply(self._answer(msgspec.json.decode(line, type=Request)))
-            except (OSError, msgspec.DecodeError, ParetoPipeError) as exc:
-                self._reply(Reply(error=str(exc)))
+                reply = self._answer(request)
+            except (OSError, ParetoPipeError) as exc:
+                reply = Reply(error=str(exc))
+            reply.number = request.number
+            self._reply(reply)
         return True
 
     def _answer(self, request: Request) -> Reply:

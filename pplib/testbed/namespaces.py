@@ -87,6 +87,7 @@ class Namespaces:
         self.interfaces = [INTERFACE] * num_devices
         self.profile = UNSHAPED
         self._lock = threading.Lock()
+        self._asked, self._unread = 0, b""
         self._keeper = subprocess.Popen(
             [*_keeper(), "--devices", str(num_devices), "--engine", engine, "--seed", str(seed)],
             env=_environment(),
@@ -96,7 +97,9 @@ class Namespaces:
         )
         try:
             first = self._read(START_S)
-        except WorkerError:
+            if first.error:
+                raise ConfigError(f"the emulated network could not be made: {first.error}")
+        except BaseException:  # an interrupt too: nothing may be left
             self.close()
             raise
         self._namespaces, self._user = first.namespaces, first.user
@@ -125,7 +128,7 @@ class Namespaces:
         process = subprocess.Popen([*self.prefix(device), *argv], env=env, **options)
         try:
             self._ask(Request(watch=process.pid))
-        except WorkerError:
+        except BaseException:
             process.kill()
             process.wait(REPLY_S)
             raise
@@ -164,30 +167,34 @@ class Namespaces:
     def _ask(self, request: Request, what: str = "") -> Reply:
         assert self._keeper.stdin is not None
         with self._lock:
+            self._asked += 1
+            request.number = self._asked
             try:
                 self._keeper.stdin.write(msgspec.json.encode(request) + b"\n")
                 self._keeper.stdin.flush()
             except (OSError, ValueError) as exc:
                 raise WorkerError("the emulated network has ended: start it again") from exc
-            return self._read(REPLY_S, what)
-
-    def _read(self, timeout_s: float, what: str = "") -> Reply:
-        out = self._keeper.stdout
-        assert out is not None
-        end, line = time.monotonic() + timeout_s, b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(out, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                if not selector.select(max(0.0, end - time.monotonic())):
-                    self._keeper.kill()  # a late answer would be taken for the next one
-                    raise WorkerError(f"the emulated network did not answer within {timeout_s:.0f} s")
-                if not (got := os.read(out.fileno(), 65_536)):
-                    raise WorkerError("the emulated network has ended unexpectedly: start it again")
-                line += got
-        reply = msgspec.json.decode(line, type=Reply)
+            reply = self._read(REPLY_S)
+            while reply.number != self._asked:  # the answer to a question that was interrupted
+                reply = self._read(REPLY_S)
         if reply.error:
             raise ConfigError(f"{what}: {reply.error}" if what else reply.error)
         return reply
+
+    def _read(self, timeout_s: float) -> Reply:
+        out = self._keeper.stdout
+        assert out is not None
+        end = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(out, selectors.EVENT_READ)
+            while b"\n" not in self._unread:
+                if not selector.select(max(0.0, end - time.monotonic())):
+                    raise WorkerError(f"the emulated network did not answer within {timeout_s:.0f} s")
+                if not (got := os.read(out.fileno(), 65_536)):
+                    raise WorkerError("the emulated network has ended unexpectedly: start it again")
+                self._unread += got
+        line, _, self._unread = self._unread.partition(b"\n")
+        return msgspec.json.decode(line, type=Reply)
 
 
 @contextlib.contextmanager
