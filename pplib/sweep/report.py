@@ -110,54 +110,6 @@ _UNCERTAINTY = (
     "tenth, half, and nine tenths of the repeats attain. With three repeats all of this is rough; six are the least "
     "for 95 %."
 )
-_STABILITY, table=noise(summary)),
-        Section("What it ran on", _ran_on(folder, summary)),
-    ]
-    if len(failed):
-        columns = ["model", "backend", "in_flight", "partition_label", "repeat", "error"]
-        sections.append(Section("Failed trials", "Kept as rows of the summary.", table=failed[columns]))
-    path = folder / "report.html"
-    write_report(path, f"ParetoPipe: {folder.name}", sections)
-    return path
-
-
-def _certainty(summary: pd.DataFrame, probability: pd.DataFrame) -> pd.DataFrame:
-    """The points that are, or may be, on their front: how often they are, and what they cannot be told from."""
-    tied = ties(summary, OBJECTIVES)
-    table = probability.merge(tied[[*POINT_KEYS, "tied_with"]], on=POINT_KEYS, how="left")
-    table = table[table["on_front"] | (table["front_probability"] >= 0.1)]
-    shown = ["model", "link", "backend", "in_flight", "partition_label", *OBJECTIVES, "on_front"]
-    return table[[*shown, "front_probability", "tied_with", "repeats_ok"]]
-
-
-def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
-    """Devices and versions, from the newest trial of the folder."""
-    newest = max(folder.glob("*/trials/*.json"), key=lambda path: path.stat().st_mtime_ns)
-    record = read_record(newest)
-    devices = "; ".join(
-        f"{one['name']}: {one['cpu']}, {one['threads']} thread(s) on core(s) {one['cores']}, {one['torch_device']}"
-        + (f", emulated {one['slowdown']:g} times slower" if one["emulated"] else "")
-        for one in record.devices
-    )
-    version = record.environment
-    return (
-        f"{devices}. PyTorch {version['torch']}, Python {version['python']}, ParetoPipe {version['pplib']} at "
-        f"{version['git_commit'] or 'no commit'}; {len(summary)} trials from {summary['started_at'].min()} to "
-        f"{summary['started_at'].max()}."
-    )
-
-
-_FRONT = (
-    "A cut is on the front if no other cut of its configuration is at least as good on both latency and throughput and "
-    "better on one. Latency runs from the moment the first device takes a microbatch up until the last device has its "
-    "output; throughput is the steady rate of images at the last device. Points are medians over repeats, bars their "
-    "range."
-)
-_UNCERTAINTY = (
-    "Repeats are drawn again, with replacement, a thousand times: the probability is how often the point is then on the "
-    "front. Points that are tied with another cannot be told from it with these repeats. The surfaces show what a tenth, "
-    "half, and nine tenths of the repeats attain. With three repeats all of this is rough; six are the least for 95 %."
-)
 _STABILITY = (
     "How far repeats lie from their point's median, and how many trials look unsteady. Close other programs, raise "
     "num_images or repeats, and run again where there is a warning."
