@@ -118,7 +118,7 @@ def table(engine: str, repeats: int) -> None:
                 try:
                     halves = [value / 2 for value in run(Direction(delay_s=delay_s), 0)]
                 except Exception as exc:  # noqa: BLE001  (an engine without delay still has rates)
-                    print(f"| {delay_s * 1e3:13g} ms | {exc}")
+                    print(f"| {f'{delay_s * 1e3:g} ms':>16} | not with this engine here: {exc}")
                     continue
                 print(row(f"{delay_s * 1e3:g} ms", halves, 1e3, delay_s), flush=True)
             for rate in RATES_BIT_S:

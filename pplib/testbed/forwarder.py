@@ -23,6 +23,7 @@ HEADER_BYTES = 10  # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, 
 OFFLOAD_FROM_BIT_S = 150e6
 MAX_READ = HEADER_BYTES + 65_536
 BATCH = 32
+EARLY_S = 0.0001  # what a wake-up and the kernel's part of the way take; sleeping until the very moment is late
 AHEAD_S = 0.0005  # packets due so soon after one that is due leave with it: far fewer wake-ups
 _GSO = struct.Struct("=BBHHHH")
 
@@ -77,7 +78,7 @@ class Forwarder:
         watched = [control, *self._tuns]
         while True:
             due = self._deliver()
-            timeout = None if due is None else max(0.0, due - time.monotonic())
+            timeout = None if due is None else max(0.0, due - EARLY_S - time.monotonic())
             ready, _, _ = select.select(watched, [], [], timeout)
             for descriptor in ready:
                 if descriptor != control:
@@ -135,7 +136,7 @@ class Forwarder:
     def _arrive(self, line: DelayLine[tuple[int, bytes]], device: int) -> bool:
         """Take a batch of due packets off a line that ends at `device`; whether there may be more."""
         now_s = time.monotonic()
-        until_s = now_s
+        until_s = now_s + EARLY_S
         for _ in range(BATCH):
             arrived = line.pop(until_s)
             if arrived is None:
