@@ -122,7 +122,7 @@ def test_a_killed_worker_fails_the_run_within_seconds_and_is_named():
         begun = time.monotonic()
         with pytest.raises(WorkerLost, match=r"^b: .*the worker died or its network did: signal 9"):
             run(pipeline, experiment, (2,))
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("backend", ["socket", "rpc"])
@@ -221,7 +221,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     assert len(workers) == 2
     parent.kill()
     parent.wait(10)
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []
     parent.stdin.close()
     parent.stdout.close()
@@ -233,7 +233,7 @@ def test_a_worker_needs_no_library_of_the_notebooks():
         "heavy = {'pandas', 'altair', 'papermill', 'fabric', 'IPython', 'jupyterlab', 'ipywidgets', 'moocore'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
     assert done.stdout.strip() == "[]"
 
 
