@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,12 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     tp_socket_ifname: str | None = None
     cifar10_path: str | None = None
 
+    @property
+    def interface_variables(self) -> dict[str, str]:
+        """The variables by which PyTorch RPC is told its interface, as far as they are set."""
+        named = {"GLOO_SOCKET_IFNAME": self.gloo_socket_ifname, "TP_SOCKET_IFNAME": self.tp_socket_ifname}
+        return {name: value for name, value in named.items() if value}
+
 
 def load_environment(path: Path | None = None) -> Environment:
     """Read `.env` of the checkout (or `path`); variables that are set win over the file.
@@ -48,4 +55,10 @@ def load_environment(path: Path | None = None) -> Environment:
         if not port.isdecimal() or not 0 < int(port) <= 65535:
             raise ConfigError(f"MASTER_PORT: expected a port from 1 to 65535, got {port!r}: see {file}")
         values["master_port"] = int(port)
+    interfaces = [name for _, name in socket.if_nameindex()]
+    for key in ("gloo_socket_ifname", "tp_socket_ifname"):
+        if key in values and values[key] not in interfaces:
+            raise ConfigError(
+                f"{key.upper()}: expected one of {', '.join(interfaces)}, got {values[key]!r}: see {file}"
+            )
     return decode(values, Environment, f"{file}: ")

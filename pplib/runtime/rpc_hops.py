@@ -80,7 +80,7 @@ class RpcHops:
         self._run = run
         self.receiver = Inbox(peers[(stage_index - 1) % count][0])
         _inboxes[run] = self.receiver
-        os.environ["TP_SOCKET_IFNAME"] = interface_of(peers[stage_index][1])
+        os.environ.setdefault("TP_SOCKET_IFNAME", interface_of(peers[stage_index][1]))
         options = rpc.TensorPipeRpcBackendOptions(
             num_worker_threads=threads,
             rpc_timeout=timeout_s,

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pplib.devices import Device, Testbed, assign_cores
+from pplib.environment import load_environment
 from pplib.errors import WorkerError
 from pplib.runtime.serve import Ready
 
@@ -58,6 +59,7 @@ class LocalWorker:
                     "OMP_NUM_THREADS": threads,
                     "MKL_NUM_THREADS": threads,
                     "PYTHONPATH": _import_path(),
+                    **load_environment().interface_variables,
                 },
                 start_new_session=True,  # Ctrl-C is the coordinator's to handle
             )

@@ -59,6 +59,14 @@ def test_the_environment_file_is_read_and_variables_win(tmp_path, monkeypatch):
     assert (found.master_port, found.cifar10_path, found.master_addr) == (29501, "/elsewhere", None)
 
 
+def test_an_interface_this_machine_does_not_have_is_refused_with_those_it_has(tmp_path, monkeypatch):
+    monkeypatch.setenv("TP_SOCKET_IFNAME", "nowhere9")
+    with pytest.raises(ConfigError, match=r"TP_SOCKET_IFNAME: expected one of .*lo.*, got 'nowhere9'"):
+        load_environment(tmp_path / "none")
+    monkeypatch.setenv("TP_SOCKET_IFNAME", "lo")
+    assert load_environment(tmp_path / "none").interface_variables["TP_SOCKET_IFNAME"] == "lo"
+
+
 @pytest.mark.parametrize("port", ["65536", "0", "http", "-1"])
 def test_a_master_port_that_is_no_port_is_refused(tmp_path, monkeypatch, port):
     monkeypatch.setenv("MASTER_PORT", port)
