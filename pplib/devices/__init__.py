@@ -47,12 +47,18 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of a device file. `ready_timeout_s` bounds the wait for a worker's first answer."""
+    """The content of a device file.
+
+    `ready_timeout_s` bounds the wait for a worker's first answer. `link_engine` is what emulates a
+    link between devices on this machine: `tc` is the kernel's own, `userspace` a small process that
+    passes the packets on, and `auto` the kernel's where it can do what the link asks for.
+    """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
     devices: Annotated[list[Device], msgspec.Meta(min_length=2)]
     ready_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    link_engine: Literal["auto", "tc", "userspace"] = "auto"
 
     def first(self, num_stages: int) -> list[Device]:
         """The devices of a pipeline of this many stages.
