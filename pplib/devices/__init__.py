@@ -12,22 +12,37 @@ from pplib.decode import decode, read_yaml
 from pplib.errors import ConfigError
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+HostName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$")]
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
+ONLY_REMOTE = ("user", "ssh_port", "key", "python")
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device and the worker on it.
 
-    `cores: auto` gives each local device cores of its own while there are enough. `slowdown` > 1
-    makes the worker sleep after each stage, so that this machine stands in for a slower one; such
-    results are marked `emulated` everywhere. `prefetch` bounds how many received microbatches may
-    wait for the stage (default: as many as are in flight). `interface` is the one whose traffic is
-    counted. `idle_w` and `busy_w` estimate energy where the device has no meter; such figures are
-    marked as estimated.
+    `host` is where the device is reached: `127.0.0.1` for this machine, else a name (of the DNS, of
+    mDNS, or of an entry in ~/.ssh/config) or an IPv4 address, over SSH, as `user` at `ssh_port` with
+    the private key in the file `key`; each of these three is taken from ~/.ssh/config where it is
+    left out, and keys also from the agent. There are no passwords. `python` is the interpreter or
+    the virtual environment on the device; left out, it is the one that `python -m pplib.devices
+    setup` makes. `data_host` is the address that the other devices send activations to, default
+    `host`, and `interface` the network interface which has it and whose traffic is counted.
+
+    `cores: auto` gives each device on this machine cores of its own while there are enough; on a
+    remote device it leaves them to the system. `slowdown` > 1 makes the worker sleep after each
+    stage, so that a machine stands in for a slower one; such results are marked `emulated`
+    everywhere. `prefetch` bounds how many received microbatches may wait for the stage (default: as
+    many as are in flight). `idle_w` and `busy_w` estimate energy where the device has no meter; such
+    figures are marked as estimated.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-    host: str = "127.0.0.1"
+    host: HostName = "127.0.0.1"
+    user: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")] | None = None
+    ssh_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    key: str | None = None
+    python: Annotated[str, msgspec.Meta(pattern=r"^(/|~/)[^\n]+$")] | None = None
+    data_host: HostName | None = None
     control_port: Port = 0
     data_port: Port = 0
     torch_device: Annotated[str, msgspec.Meta(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
@@ -44,6 +59,16 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def emulated(self) -> bool:
         """Whether this device's speed is pretended."""
         return self.slowdown > 1
+
+    @property
+    def remote(self) -> bool:
+        """Whether this device is another machine, reached over SSH."""
+        return self.host not in LOCAL_HOSTS
+
+    @property
+    def data_address(self) -> str:
+        """The name or address that the other devices send to."""
+        return self.data_host or self.host
 
 
 class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,39 +110,82 @@ def load_testbed(path: Path) -> Testbed:
         here = f"{path}: devices[{i}]"
         if names.index(device.name) != i:
             raise ConfigError(f"{here}.name: {device.name!r} is taken by devices[{names.index(device.name)}]")
-        if device.host not in LOCAL_HOSTS:
-            raise ConfigError(
-                f"{here}.host: expected {' or '.join(LOCAL_HOSTS)}, got {device.host!r}: this version starts "
-                "workers on this machine only"
-            )
         if (device.idle_w is None) != (device.busy_w is None) or (device.busy_w or 0) < (device.idle_w or 0):
             raise ConfigError(
                 f"{here}: expected both idle_w and busy_w with idle_w <= busy_w, or neither, got "
                 f"{device.idle_w} and {device.busy_w}"
             )
-        available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-        if isinstance(device.cores, list) and available and not set(device.cores) <= available:
-            raise ConfigError(
-                f"{here}.cores: expected some of {sorted(available)}, got {device.cores}: "
-                "this process may not use the others"
-            )
+        if device.remote:
+            _check_remote(device, here)
+        else:
+            _check_local(device, here, alone=not any(other.remote for other in testbed.devices))
+    _check_ports(testbed.devices, path)
     return testbed
 
 
+def _check_remote(device: Device, here: str) -> None:
+    """What can be known of a remote device without reaching it."""
+    if device.key is None:
+        return
+    key = Path(device.key).expanduser()
+    if not key.is_file():
+        raise ConfigError(
+            f"{here}.key: expected the path of a private key, got {device.key!r}, where there is no file: make one "
+            f"with `ssh-keygen -t ed25519 -f {device.key}` and take it to the device with `ssh-copy-id`, or leave "
+            "`key` out to use those of the agent and of ~/.ssh"
+        )
+    if key.suffix == ".pub":
+        raise ConfigError(f"{here}.key: expected the private key, got {device.key!r}, the public one")
+
+
+def _check_local(device: Device, here: str, alone: bool) -> None:
+    for name in ONLY_REMOTE:
+        if getattr(device, name) is not None:
+            raise ConfigError(
+                f"{here}.{name}: expected only with the host of another machine, got {getattr(device, name)!r} with "
+                f"host {device.host!r}"
+            )
+    if not alone and device.data_address in LOCAL_HOSTS:
+        raise ConfigError(
+            f"{here}.data_host: expected the address by which the other devices reach this machine, got "
+            f"{device.data_address!r}: `ip -4 address` lists this machine's"
+        )
+    available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if isinstance(device.cores, list) and available and not set(device.cores) <= available:
+        raise ConfigError(
+            f"{here}.cores: expected some of {sorted(available)}, got {device.cores}: "
+            "this process may not use the others"
+        )
+
+
+def _check_ports(devices: list[Device], path: Path) -> None:
+    taken: dict[tuple[str, int], str] = {}
+    for i, device in enumerate(devices):
+        for name in ("control_port", "data_port"):
+            port, here = getattr(device, name), f"devices[{i}].{name}"
+            other = taken.setdefault((device.host, port), here) if port else here
+            if other != here:
+                raise ConfigError(f"{path}: {here}: port {port} of {device.host} is taken by {other}")
+
+
 def assign_cores(devices: list[Device]) -> list[tuple[int, ...]]:
-    """The cores of each device, in order; `auto` deals out what is left, `threads` to a device.
+    """The cores of each device, in order; on this machine `auto` deals out what is left, `threads` to a device.
 
     Where cores run out they are dealt again from the start, so devices then share a core; the
-    records show it. An empty tuple means that this system cannot pin processes.
+    records show it. An empty tuple means that the worker stays where the system puts it: `auto` on
+    a remote device, or a system that cannot pin processes.
     """
     if not hasattr(os, "sched_getaffinity"):
         return [() for _ in devices]
-    taken = {core for device in devices if device.cores != "auto" for core in device.cores}
+    taken = {core for device in devices if not device.remote and device.cores != "auto" for core in device.cores}
     available = sorted(os.sched_getaffinity(0))
     free = [core for core in available if core not in taken] or available
-    assigned, position = [], 0
+    assigned: list[tuple[int, ...]] = []
+    position = 0
     for device in devices:
-        if device.cores == "auto":
+        if device.cores == "auto" and device.remote:
+            assigned.append(())
+        elif device.cores == "auto":
             count = min(device.threads, len(free))
             assigned.append(tuple(sorted(free[(position + i) % len(free)] for i in range(count))))
             position += count

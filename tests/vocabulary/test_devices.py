@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
-from pplib.devices import Device, assign_cores, load_testbed
+from pplib.devices import Device, Testbed, assign_cores, load_testbed
 from pplib.environment import load_environment
 from pplib.errors import ConfigError
 
@@ -32,7 +34,26 @@ def write(tmp_path, text):
         ("devices: [{name: a}, {name: b, slowdown: 0.5}]", r"devices\[1\]\.slowdown: expected `float` >= 1"),
         ("devices: [{name: a}, {name: b, idle_w: 3}]", r"devices\[1\]: expected both idle_w and busy_w"),
         ("devices: [{name: a, idle_w: 3, busy_w: 2}, {name: b}]", r"devices\[0\]: .*got 3.0 and 2.0"),
-        ("devices: [{name: a}, {name: b, host: pi.local}]", r"devices\[1\]\.host: .*got 'pi.local'"),
+        ("devices: [{name: a}, {name: b, host: -oProxyCommand}]", r"devices\[1\]\.host: .*got '-oProxyCommand'"),
+        ("devices: [{name: a}, {name: b, host: 'pi@pi.local'}]", r"devices\[1\]\.host: .*got 'pi@pi.local'"),
+        ("devices: [{name: a}, {name: b, host: pi, ssh_port: 0}]", r"devices\[1\]\.ssh_port: expected `int` >= 1"),
+        ("devices: [{name: a}, {name: b, host: pi, password: x}]", r"devices\[1\]\.password: unknown key"),
+        ("devices: [{name: a}, {name: b, user: pi}]", r"devices\[1\]\.user: expected only with the host of another"),
+        ("devices: [{name: a}, {name: b, ssh_port: 22}]", r"devices\[1\]\.ssh_port: expected only with the host of"),
+        (
+            "devices: [{name: a, host: pj}, {name: b, host: pi, key: /none/k}]",
+            r"devices\[1\]\.key: .*'/none/k', where .* no file",
+        ),
+        ("devices: [{name: a}, {name: b, host: pi, python: venv}]", r"devices\[1\]\.python: .*got 'venv'"),
+        (
+            "devices: [{name: a}, {name: b, host: pi}]",
+            r"devices\[0\]\.data_host: .* reach this machine, got '127.0.0.1'",
+        ),
+        (
+            "devices: [{name: a, host: pi, data_port: 7000}, {name: b, host: pi, control_port: 7000}]",
+            r"devices\[1\]\.control_port: port 7000 of pi is taken by devices\[0\]\.data_port",
+        ),
+        ("{link_engine: netem, devices: [{name: a}, {name: b}]}", r"link_engine: expected one of auto, tc, userspace"),
         ("devices: [{name: a}, {name: b, cores: [4096]}]", r"devices\[1\]\.cores: expected some of"),
         ("devices: [{name: a}, {name: b, torch_device: tpu}]", r"devices\[1\]\.torch_device: .*got 'tpu'"),
     ],
@@ -42,10 +63,47 @@ def test_a_wrong_device_file_gives_the_path_of_the_wrong_value(tmp_path, text, m
         load_testbed(write(tmp_path, text))
 
 
+def test_a_public_key_is_refused_where_the_private_one_is_needed(tmp_path):
+    (tmp_path / "id.pub").write_text("ssh-ed25519 AAAA\n")
+    text = f"devices: [{{name: a, host: pi, key: {tmp_path}/id.pub}}, {{name: b, host: pj}}]"
+    with pytest.raises(ConfigError, match=r"devices\[0\]\.key: expected the private key, got '.*id.pub', the public"):
+        load_testbed(write(tmp_path, text))
+
+
+def test_a_pair_of_remote_devices_knows_where_ssh_and_data_go(tmp_path):
+    text = "devices: [{name: a, host: pi, cores: [4096]}, {name: b, host: server, data_host: 10.0.0.2}]"
+    first, second = load_testbed(write(tmp_path, text)).devices
+    assert (first.remote, first.data_address, first.user, first.ssh_port) == (True, "pi", None, None)
+    assert (second.remote, second.data_address) == (True, "10.0.0.2")
+
+
+def test_this_machine_may_be_one_of_the_devices_if_the_others_can_reach_it(tmp_path):
+    text = "devices: [{name: a, host: pi}, {name: b, data_host: 192.168.1.2}]"
+    assert [device.remote for device in load_testbed(write(tmp_path, text)).devices] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["pi-pi", "pi-gpu", "three-devices"])
+def test_the_examples_of_real_devices_load_and_explain_every_key(name):
+    path = Path(__file__).resolve().parents[2] / "params" / "devices" / f"{name}.yaml"
+    testbed = load_testbed(path)
+    assert any(device.remote for device in testbed.devices)
+    lines = path.read_text().splitlines()
+    for key in {match[1] for line in lines if (match := re.match(r"^[ -]*(\w+): \S", line))}:
+        assert any(re.match(rf"^[ -]*{key}: [^#]+# \w", line) for line in lines), key
+
+
+def test_the_first_example_shows_every_key_there_is():
+    text = (Path(__file__).resolve().parents[2] / "params" / "devices" / "pi-pi.yaml").read_text()
+    for key in [*Device.__struct_fields__, *Testbed.__struct_fields__]:
+        assert re.search(rf"^[ -]*{key}:", text, re.MULTILINE), key
+
+
 def test_devices_get_cores_of_their_own_while_there_are_enough(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     devices = [Device(name="a", threads=2), Device(name="b", cores=[3]), Device(name="c")]
     assert assign_cores(devices) == [(0, 1), (3,), (2,)]
+    remote = [Device(name="a", host="pi", threads=4), Device(name="b"), Device(name="c", host="pj", cores=[0, 1])]
+    assert assign_cores(remote) == [(), (0,), (0, 1)]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert assign_cores([Device(name="a"), Device(name="b")]) == [(0,), (0,)]
 
