@@ -111,6 +111,69 @@ def minimax_regret(points: pd.DataFrame, objective: Mapping[str, str]) -> pd.Dat
     return found.astype({"minimax": bool})
 
 
+def regret_table(points: pd.DataFrame, objective: Mapping[str, str]) -> pd.DataFrame:
+    """The regrets of every point that was measured on all links of its group, links side by side.
+
+    Args:
+        points: one row per configuration and point, see `point_table`.
+        objective: one column -> "min" or "max".
+
+    Returns:
+        One row per group (`GROUP_KEYS`) and point, the best first within its group: `partition_point`,
+        `partition_label`, `regret_on_<link>` for every link (NaN where the group was not measured on
+        it), `worst_regret`, `worst_link`, `mean_regret` and `minimax`, as `minimax_regret`.
+
+    Raises:
+        FrameError: as `regret`.
+    """
+    choice = minimax_regret(points, objective)
+    choice = choice[choice["worst_regret"].notna()].drop(columns=["links", "links_measured"])
+    keys = [*GROUP_KEYS, "partition_point"]
+    table = choice[[*keys, "partition_label"]]
+    for link, cells in regret(points, objective).groupby("link", dropna=False, sort=False):
+        side = cells[[*keys, "regret"]].rename(columns={"regret": f"regret_on_{link}"})
+        table = table.merge(side, on=keys, how="left")
+    last = ["worst_regret", "worst_link", "mean_regret", "minimax"]
+    return table.assign(**{name: choice[name].to_numpy() for name in last})
+
+
+def on_several_links(points: pd.DataFrame) -> pd.DataFrame:
+    """The rows of groups (`GROUP_KEYS`) that were measured on two links or more; the others say nothing here.
+
+    Args:
+        points: one row per configuration and point, see `point_table`.
+
+    Raises:
+        FrameError: a configuration key or the status is missing.
+    """
+    require_columns(points, [*CONFIGURATION_KEYS, "status"], "the table of points")
+    group = points.groupby(GROUP_KEYS, dropna=False, sort=False).ngroup()
+    links = points["link"].where(points["status"] == "ok").groupby(group).transform("nunique")
+    return points[(links > 1).to_numpy()].reset_index(drop=True)
+
+
+def stays_on_front(points: pd.DataFrame) -> pd.Series[bool]:
+    """Which points are on the front of their configuration on every link of their group.
+
+    Args:
+        points: with `on_front`, see `fronts`; a point that failed is on no front.
+
+    Returns:
+        A boolean Series with the index of `points`, the same on every link; False throughout where a
+        group was measured on one link only: nothing could have moved there.
+
+    Raises:
+        FrameError: a column is missing.
+    """
+    require_columns(points, [*CONFIGURATION_KEYS, "partition_label", "on_front"], "the table of points")
+    rows = points.reset_index(drop=True)
+    group = rows.groupby(GROUP_KEYS, dropna=False, sort=False).ngroup()
+    # A link on which nothing was measured has no front to stay on.
+    links = rows["link"].where(rows["on_front"]).groupby(group).transform("nunique")
+    fronts = rows["on_front"].astype(int).groupby([group, rows["partition_label"]]).transform("sum")
+    return pd.Series(((links > 1) & (fronts == links)).to_numpy(), index=points.index, name="stays", dtype=bool)
+
+
 def _one(objective: Mapping[str, str]) -> tuple[str, str]:
     if len(objective) != 1:
         raise FrameError(f"objective: expected one, such as {{'latency_s': 'min'}}, got {list(objective)}")

@@ -83,6 +83,16 @@ def unstable_trials(summary: pd.DataFrame) -> pd.DataFrame:
     return found[columns].reset_index(drop=True)
 
 
+def worst_trials(unstable: pd.DataFrame, count: int = 12) -> pd.DataFrame:
+    """The `count` rows of `unstable_trials` that exceed their limit by the largest factor, worst first.
+
+    Raises:
+        FrameError: a column is missing or does not hold numbers.
+    """
+    excess = numeric_column(unstable, "value", "the unstable trials") / unstable["limit"]
+    return unstable.loc[excess.sort_values(ascending=False, kind="stable").index[:count]].reset_index(drop=True)
+
+
 def noise(summary: pd.DataFrame) -> pd.DataFrame:
     """How noisy each configuration is as a whole.
 

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pplib.analysis.bootstrap import confidence, range_coverage
+from pplib.analysis.bootstrap import confidence, range_coverage, repeats_needed, with_confidence
+from pplib.analysis.statistics import fronts, point_table
 from pplib.errors import FrameError
 
 seconds = st.floats(1e-3, 10, allow_nan=False)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(seconds, seconds), min_size=3, max_size=9), st.integers(0, 5))
+@given(st.lists(st.tuples(seconds, seconds), min_size=6, max_size=12), st.integers(0, 5))
 def test_an_interval_holds_the_median_and_lies_within_the_range(trials_of, pairs, seed):
     row = confidence(trials_of({4: pairs}), resamples=200, seed=seed).iloc[0]
     for j, name in enumerate(("latency_s", "throughput_img_s")):
@@ -27,11 +28,25 @@ def test_an_interval_holds_the_median_and_lies_within_the_range(trials_of, pairs
     assert row["repeats_ok"] == len(pairs)
 
 
-def test_with_three_repeats_the_interval_is_their_range_and_the_note_says_what_that_is_worth(trials_of):
-    row = confidence(trials_of({1: [(0.1, 5), (0.3, 7), (0.2, 9)]})).iloc[0]
+def test_no_interval_is_claimed_where_even_the_range_of_the_repeats_is_too_narrow(trials_of):
+    pairs = [(0.1, 5), (0.3, 7), (0.2, 9), (0.4, 6), (0.5, 8), (0.6, 4)]
+    row = confidence(trials_of({1: pairs[:5]})).iloc[0]
+    assert row["latency_s"] == 0.3
+    assert math.isnan(row["latency_s_low"])
+    assert math.isnan(row["throughput_img_s_high"])
+    assert row["interval_note"] == "5 ok repeats: 95% needs 6"
+    assert confidence(trials_of({1: pairs})).iloc[0][["latency_s_low", "latency_s_high"]].notna().all()
+    row = confidence(trials_of({1: pairs[:3]}), level=0.75).iloc[0]
     assert (row["latency_s_low"], row["latency_s"], row["latency_s_high"]) == (0.1, 0.2, 0.3)
     assert (row["throughput_img_s_low"], row["throughput_img_s_high"]) == (5, 9)
-    assert "75% of cases" in row["interval_note"]
+
+
+@pytest.mark.parametrize("repeats", [6, 7, 15])
+def test_intervals_of_few_repeats_hold_the_median_nearly_as_often_as_their_level_says(trials_of, repeats):
+    # 300 points whose true median is 1; the docstring states these shares.
+    drawn = np.random.default_rng(4).lognormal(0, 0.2, (300, repeats))
+    table = confidence(trials_of({p: [(value, 1) for value in row] for p, row in enumerate(drawn)}), resamples=400)
+    assert 0.83 < ((table["latency_s_low"] <= 1) & (table["latency_s_high"] >= 1)).mean() < 0.97
 
 
 def test_the_range_of_n_repeats_holds_the_median_as_often_as_claimed():
@@ -51,14 +66,37 @@ def test_many_repeats_give_an_interval_narrower_than_the_range_and_no_note(trial
 
 
 @pytest.mark.parametrize("repeats", [[(0.1, 5), (0.2, 6)], [(0.1, 5), None, None], [None, None], [(math.nan, 5)]])
-def test_fewer_than_three_ok_repeats_give_no_interval_but_a_reason(trials_of, repeats):
+def test_points_with_hardly_a_repeat_have_no_interval_but_a_reason(trials_of, repeats):
     row = confidence(trials_of({1: repeats})).iloc[0]
     assert math.isnan(row["latency_s_low"])
     assert math.isnan(row["throughput_img_s_high"])
     usable = sum(pair is not None and not math.isnan(pair[0]) for pair in repeats)
     assert row["repeats_ok"] == usable
-    assert f"{usable} ok repeat" in row["interval_note"]
-    assert "needs 3 or more" in row["interval_note"]
+    assert row["interval_note"].startswith(f"{usable} ok repeat")
+    assert row["interval_note"].endswith(": 95% needs 6")
+
+
+def test_points_get_the_intervals_of_their_own_trials_whatever_the_order_and_the_keys(trials_of):
+    few, many = [(0.1, 5)] * 3, [(0.1 + 0.01 * i, 5.0 + i) for i in range(9)]
+    summary = pd.concat([trials_of({2: few, 10: many}, dataset=None), trials_of({2: many, 10: [None]}, link="slow")])
+    points = fronts(point_table(summary), {"latency_s": "min"})
+    table = with_confidence(points[::-1], summary, resamples=200)
+    expected = confidence(summary, resamples=200)[::-1].reset_index(drop=True)
+    assert list(table.columns[:-5]) == list(points.columns)
+    for name in ("latency_s_low", "latency_s_high", "throughput_img_s_low", "throughput_img_s_high"):
+        pd.testing.assert_series_equal(table[name].reset_index(drop=True), expected[name])
+    found = table.set_index(["link", "partition_label"])
+    assert found.loc[("slow", "P10"), "interval_note"] == "0 ok repeats: 95% needs 6"
+    assert found.loc[("slow", "P2"), "latency_s_low"] < found.loc[("slow", "P2"), "latency_s"]
+    assert len(with_confidence(points.iloc[:0], summary.iloc[:0])) == 0
+    with pytest.raises(FrameError, match="the summary: no trial of mobilenet_v2"):
+        with_confidence(points, summary[summary["link"] == "slow"])
+
+
+def test_the_repeats_needed_are_the_fewest_whose_range_is_wide_enough():
+    for level in (0.5, 0.9, 0.95, 0.999):
+        needed = repeats_needed(level)
+        assert range_coverage(needed) >= level > range_coverage(needed - 1)
 
 
 def test_the_seed_decides_and_neither_order_nor_company_matters(trials_of):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pplib.analysis.robust import minimax_regret, regret
-from pplib.analysis.statistics import point_table
+from pplib.analysis.robust import minimax_regret, on_several_links, regret, regret_table, stays_on_front
+from pplib.analysis.statistics import fronts, point_table
 from pplib.errors import FrameError
 
 LATENCY = {"latency_s": "min"}
@@ -146,6 +146,54 @@ def test_groups_choose_for_themselves_and_points_keep_the_models_order(points_of
         ["socket", "P10"],
         ["rpc", "P2"],
     ]
+
+
+def test_the_table_sets_links_side_by_side_for_points_measured_on_all_of_them(points_of):
+    left = points_of({"none": {1: 1.0, 2: 1.2, 3: 2.0, 4: 1.0}, "slow": {1: 8.0, 2: 5.0, 3: 4.0}}, dataset=None)
+    right = points_of({"none": {10: 1.0, 2: 2.0}, "wifi": {10: 2.0, 2: 2.0}}, backend="rpc")
+    table = regret_table(pd.concat([left, right], ignore_index=True), LATENCY)
+    rows = table[table["backend"] == "socket"]
+    assert rows["partition_label"].tolist() == ["P2", "P1", "P3"]
+    assert rows["regret_on_none"].tolist() == pytest.approx([0.2, 0.0, 1.0])
+    assert rows["regret_on_slow"].tolist() == pytest.approx([0.25, 1.0, 0.0])
+    assert rows["regret_on_wifi"].isna().all()
+    assert rows["minimax"].tolist() == [True, False, False]
+    assert rows["worst_link"].tolist() == ["slow", "slow", "none"]
+    assert table[table["backend"] == "rpc"]["partition_label"].tolist() == ["P10", "P2"]
+
+
+def test_only_groups_measured_on_several_links_have_something_to_say_about_links(trials_of):
+    summary = pd.concat(
+        [
+            trials_of({1: [(1, 5)], 2: [(3, 5)]}),
+            trials_of({1: [(2, 5)], 2: [None]}, link="slow"),
+            trials_of({1: [(1, 5)]}, backend="rpc"),
+            trials_of({1: [None]}, backend="rpc", link="slow"),
+        ]
+    )
+    points = point_table(summary)
+    assert on_several_links(points)["backend"].unique().tolist() == ["socket"]
+    assert len(on_several_links(points)) == 4
+    assert on_several_links(points[points["link"] == "none"]).empty
+    assert on_several_links(points.iloc[:0]).empty
+
+
+def test_a_point_stays_on_the_front_only_if_it_is_on_it_on_every_link(trials_of):
+    summary = pd.concat(
+        [
+            trials_of({1: [(1, 5)], 2: [(3, 9)], 3: [(4, 4)]}),
+            trials_of({1: [(1, 5)], 2: [(3, 4)], 3: [(4, 9)]}, link="slow"),
+            trials_of({1: [None], 2: [None]}, link="dead"),
+            trials_of({1: [(1, 5)]}, backend="rpc"),
+        ]
+    )
+    points = fronts(point_table(summary), {"latency_s": "min", "throughput_img_s": "max"})[::-1]
+    stays = stays_on_front(points)
+    assert stays.index.equals(points.index)
+    assert set(points[stays]["backend"]) == {"socket"}
+    assert set(points[stays]["partition_label"]) == {"P1"}
+    # On the dead link, where nothing was measured, it is the same point.
+    assert set(points[stays]["link"]) == {"none", "slow", "dead"}
 
 
 def test_an_empty_table_gives_empty_tables(points_of):

@@ -15,6 +15,7 @@ from pplib.analysis.stability import (
     TAIL_LIMIT,
     noise,
     unstable_trials,
+    worst_trials,
 )
 from pplib.errors import FrameError
 
@@ -101,3 +102,13 @@ def test_configurations_are_judged_by_their_own_noise_even_with_missing_keys(tri
 def test_a_summary_without_what_is_checked_is_refused(trials_of):
     with pytest.raises(FrameError, match="no column 'clock_error_s'"):
         unstable_trials(trials_of(CALM).drop(columns="clock_error_s"))
+
+
+def test_the_worst_trials_are_those_furthest_beyond_their_limit(trials_of):
+    summary = trials_of(CALM)
+    summary.loc[[0, 4, 8], "clock_error_s"] = [0.02, 0.05, 0.01]
+    found = unstable_trials(summary)
+    assert len(found) == 3
+    assert worst_trials(found, 2)["partition_label"].tolist() == ["P1", "P0"]
+    assert len(worst_trials(found)) == 3
+    assert list(worst_trials(unstable_trials(trials_of(CALM))).columns) == list(found.columns)
