@@ -1,0 +1,258 @@
+"""A remote device over SSH: run a command there, and put a file there; every wait has a limit."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import selectors
+import shlex
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import paramiko
+
+from pplib.devices import Device
+from pplib.errors import TransportError
+from pplib.testbed.login import CONNECT_S, AccessError, Login, Unreachable
+from pplib.testbed.shaping import Completed
+
+__all__ = ["AccessError", "CommandError", "SshDevice", "Unreachable", "shell_path"]
+
+RUN_S = 30.0
+GRACE_S = 5.0
+MAX_OUTPUT_BYTES = 1 << 20
+PIECE_BYTES = 1 << 18
+
+# A login that is no login shell finds neither tc nor ip on Debian.
+_RUN = 'PATH="$PATH:/usr/sbin:/sbin"; export PATH; exec "$@"'
+_AS_ROOT = (
+    'PATH="$PATH:/usr/sbin:/sbin"; export PATH; [ "$(id -u)" -eq 0 ] && exec "$@"; '
+    'command -v sudo >/dev/null || { echo "neither root nor sudo" >&2; exit 126; }; exec sudo -n -- "$@"'
+)
+_PUT = r"""set -e; umask 077
+mkdir -p -- "$(dirname -- "$1")"
+part=$1.part.$$
+trap 'rm -f -- "$part"' EXIT
+trap 'exit 1' HUP INT TERM
+cat > "$part"
+got=$(wc -c < "$part")
+[ "$got" -eq "$2" ] || { echo "$got of $2 bytes arrived" >&2; exit 1; }
+set -- "$1" "$2" "$3" "$4" $(sha256sum < "$part")
+[ "$5" = "$3" ] || { echo "it arrived changed: SHA-256 $5, expected $3" >&2; exit 1; }
+chmod "$4" "$part"
+sync "$part"
+mv -f -- "$part" "$1"
+"""
+
+
+class CommandError(TransportError):
+    """A command ended badly, took too long, or said too much."""
+
+
+class SshDevice:
+    """A remote device. Connects when it is first needed, and again if the connection was lost.
+
+    Calls are safe from several threads: each has a channel of its own on one connection.
+    """
+
+    def __init__(self, device: Device, connect_timeout_s: float = CONNECT_S) -> None:
+        self.device, self.name = device, device.name
+        self._connect_timeout_s = connect_timeout_s
+        self._login: Login | None = None
+        self._opening = threading.Lock()
+
+    def open(self) -> None:
+        """Connect, unless there is a connection.
+
+        Raises:
+            Unreachable: no answer, refused, or not an SSH server.
+            AccessError: no key of ours is accepted, or its host key is unknown or has changed.
+        """
+        self._transport()
+
+    def _transport(self) -> paramiko.Transport:
+        with self._opening:
+            if self._login is not None and not self._login.transport.is_active():
+                self._login.close()
+                self._login = None
+            if self._login is None:
+                self._login = Login(self.device, self._connect_timeout_s)
+            return self._login.transport
+
+    def close(self) -> None:
+        """Close the connection. What was started detached goes on."""
+        with self._opening:
+            if self._login is not None:
+                self._login.close()
+                self._login = None
+
+    def __enter__(self) -> SshDevice:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: bytes | Iterable[bytes] = b"",
+        timeout_s: float = RUN_S,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
+        check: bool = False,
+    ) -> Completed:
+        """Run a command to its end; on the device, too, it is ended after `timeout_s`.
+
+        Args:
+            command: its words; everybody on the device can read them: a secret goes through `stdin`.
+            stdin: what it reads from its standard input.
+            timeout_s: how long it may take.
+            max_output_bytes: how much it may write to its standard output and error together.
+            check: whether an exit status other than 0 is an error.
+
+        Raises:
+            Unreachable: the device cannot be reached, or the connection was lost.
+            AccessError: the device does not let us in.
+            CommandError: it took too long, said too much or, with `check`, failed.
+        """
+        return self._run(_RUN, command, stdin, timeout_s, max_output_bytes, check)
+
+    def as_root(self, command: Sequence[str]) -> Completed:
+        """Run a command as root, through `sudo -n` where the user is not root: the `Runner` of shaping.
+
+        Never raises: a device that does not answer is exit status 127, with the reason on standard error.
+        """
+        try:
+            done = self._run(_AS_ROOT, command, b"", RUN_S, MAX_OUTPUT_BYTES, False)
+        except TransportError as exc:
+            return Completed(127, "", str(exc))
+        if done.returncode and ("sudo:" in done.stderr or "nor sudo" in done.stderr):
+            hint = (
+                f"{self.name}: Operation not permitted: let the user run tc as root without a password "
+                "(`sudo visudo`: `USER ALL=(root) NOPASSWD: ALL`), or log in as root"
+            )
+            return Completed(done.returncode, done.stdout, f"{done.stderr.strip()}; {hint}")
+        return done
+
+    def put(self, source: Path | bytes, target: str, *, mode: int = 0o644, timeout_s: float = 600.0) -> int:
+        """Put a file on the device: under another name first, then size and SHA-256 are checked there.
+
+        Args:
+            source: a file here, or the content.
+            target: path on the device; `~/` is the user's home there. Folders are made.
+            mode: its permissions.
+            timeout_s: how long it may take.
+
+        Returns:
+            Its size in bytes.
+
+        Raises:
+            Unreachable: as for `run`.
+            CommandError: it did not arrive whole, or cannot be written there (no space, no permission).
+        """
+        size, digest = _measure(source)
+        script = f"set -- {shell_path(target)} {size} {digest} {mode:o}\n{_PUT}"
+        self.run(["sh", "-c", script], stdin=_pieces(source), timeout_s=timeout_s, check=True)
+        return size
+
+    def _run(
+        self,
+        wrapper: str,
+        command: Sequence[str],
+        stdin: bytes | Iterable[bytes],
+        timeout_s: float,
+        max_output_bytes: int,
+        check: bool,
+    ) -> Completed:
+        limited = ["timeout", "-k", "2", str(math.ceil(timeout_s)), "sh", "-c", wrapper, "sh", *command]
+        what = shlex.join(command).splitlines()[0][:80] if command else ""
+        transport, start = self._transport(), time.monotonic()
+        # Some of paramiko's waits have no limit of their own. A device that is past this one has not even
+        # ended the command by its own limit: it, or the way to it, is gone, and so is the connection.
+        watch = threading.Timer(timeout_s + GRACE_S, transport.close)
+        watch.daemon = True
+        watch.start()
+        try:
+            with contextlib.closing(transport.open_session(timeout=self._connect_timeout_s)) as channel:
+                channel.exec_command(shlex.join(limited))
+                pieces = _pieces(stdin) if isinstance(stdin, bytes) else stdin
+                threading.Thread(target=_feed, args=(channel, pieces), name=f"to {self.name}", daemon=True).start()
+                out, err = self._collect(channel, what, max_output_bytes)
+                status = channel.recv_exit_status()
+        except (paramiko.SSHException, OSError, EOFError) as exc:
+            raise Unreachable(f"{self.name}: {self._lost(start + timeout_s + GRACE_S)} during `{what}`: {exc}") from exc
+        finally:
+            watch.cancel()
+        if status < 0:
+            raise Unreachable(f"{self.name}: {self._lost(start + timeout_s + GRACE_S)} during `{what}`")
+        if status in (124, 137) and time.monotonic() - start >= timeout_s:
+            raise CommandError(f"{self.name}: `{what}` did not end within {timeout_s:.0f} s and was ended there")
+        done = Completed(status, out.decode(errors="replace"), err.decode(errors="replace"))
+        if check and status:
+            said = " ".join((done.stderr.strip() or done.stdout.strip()).split())[-1000:]
+            raise CommandError(f"{self.name}: `{what}` failed (exit status {status}): {said or 'it said nothing'}")
+        return done
+
+    def _lost(self, end: float) -> str:
+        if time.monotonic() < end:
+            return "the connection was lost"
+        return "no answer in time (is the device still on, and the network up?)"
+
+    def _collect(self, channel: paramiko.Channel, what: str, max_output_bytes: int) -> tuple[bytes, bytes]:
+        """What the command says on its two streams, until both have ended and so has the command."""
+        out, err = bytearray(), bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(channel.fileno(), selectors.EVENT_READ)
+            while True:
+                ended = channel.eof_received or channel.closed
+                while channel.recv_ready():
+                    out += channel.recv(PIECE_BYTES)
+                while channel.recv_stderr_ready():
+                    err += channel.recv_stderr(PIECE_BYTES)
+                if len(out) + len(err) > max_output_bytes:
+                    raise CommandError(f"{self.name}: `{what}` wrote more than {max_output_bytes} bytes: it was left")
+                if ended:
+                    channel.status_event.wait()  # set when the channel closes, whatever the reason
+                    return bytes(out), bytes(err)
+                selector.select()
+
+
+def shell_path(path: str) -> str:
+    """A path on a device as a word of its shell, where `~/` is the user's home.
+
+    >>> shell_path("~/my code"), shell_path("/opt/venv")
+    ('"$HOME"/\\'my code\\'', '/opt/venv')
+    """
+    return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
+
+
+def _feed(channel: paramiko.Channel, pieces: Iterable[bytes]) -> None:
+    # A command that ended without reading everything closes the channel: how it ended is read elsewhere.
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        for piece in pieces:
+            channel.sendall(piece)
+        channel.shutdown_write()
+
+
+def _pieces(source: Path | bytes) -> Iterator[bytes]:
+    if isinstance(source, bytes):  # paramiko copies what is left of a piece after each packet: pieces stay small
+        yield from (source[at : at + PIECE_BYTES] for at in range(0, len(source), PIECE_BYTES))
+        return
+    with source.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
+
+
+def _measure(source: Path | bytes) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    for piece in _pieces(source):
+        digest.update(piece)
+        size += len(piece)
+    return size, digest.hexdigest()
