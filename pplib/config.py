@@ -10,14 +10,16 @@ import msgspec
 
 from pplib.decode import decode, plain, read_yaml
 from pplib.errors import ConfigError, nearest
+from pplib.links import LinkProfile, find_link
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Backend = Literal["socket", "rpc"]
 Granularity = Literal["block", "layer"]
 Points = Literal["all", "auto", "even"] | list[int | list[int]]
 
-LINKS = ("none",)
+LINKS_FILE = "params/links.yaml"
 WARMUP_MICROBATCHES = 3
+LEAST_MICROBATCHES = 3
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,6 +27,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Around the measured images flow others, in the same stream without a gap: `WARMUP_MICROBATCHES`
     before them, and `cooldown` after them, so that the pipeline is as full for the last as for the first.
+
+    `max_trial_s` ends a trial over a slow link about then, with fewer images, but at least
+    `LEAST_MICROBATCHES` measured microbatches; the record says how many (`num_microbatches`).
     """
 
     name: str = "default"
@@ -40,6 +45,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     backend: Backend = "socket"
     link: str = "none"
     in_flight: Positive = 1
+    max_trial_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     repeats: Positive = 3
     devices: str = "params/devices/local.yaml"
     optimize: bool = True
@@ -58,8 +64,22 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def total_microbatches(self) -> int:
-        """All microbatches of one trial."""
+        """All microbatches of one trial, if it is not cut short."""
         return WARMUP_MICROBATCHES + self.num_microbatches + self.cooldown
+
+    @property
+    def least_microbatches(self) -> int:
+        """All microbatches of the shortest trial."""
+        return WARMUP_MICROBATCHES + min(LEAST_MICROBATCHES, self.num_microbatches) + self.cooldown
+
+    @property
+    def link_profile(self) -> LinkProfile:
+        """What `link` names.
+
+        Raises:
+            ConfigError: the link file has no such name, or cannot be read.
+        """
+        return find_link(self.link, _links_file())
 
     @property
     def identity(self) -> str:
@@ -154,11 +174,10 @@ def _checked(config: Configuration, where: str) -> Configuration:
             f"{where}num_images: expected a multiple of batch_size={config.batch_size} with at least 2 "
             f"microbatches, got {config.num_images}: try {lower} or {lower + config.batch_size}"
         )
-    if config.link not in LINKS:
-        raise ConfigError(
-            f"{where}link: unknown link {config.link!r}; {nearest(config.link, LINKS)}. A shaped link needs "
-            "a testbed with network namespaces, which this version does not have"
-        )
+    try:
+        find_link(config.link, _links_file())
+    except ConfigError as exc:
+        raise ConfigError(f"{where}{exc}") from exc
     if not config.name or Path(config.name).name != config.name:
         raise ConfigError(f"{where}name: expected a plain folder name, got {config.name!r}")
     return config
@@ -201,6 +220,12 @@ def load_grid(path: Path) -> Grid:
             "num_stages, batch_size, backend, link, in_flight and optimize; give the rest another `name`"
         )
     return Grid(configurations, keep)
+
+
+def _links_file() -> Path:
+    """The user's link file, or where there is none, that of the checkout."""
+    path = project_path(LINKS_FILE)
+    return path if path.exists() else Path(__file__).resolve().parent.parent / LINKS_FILE
 
 
 def project_path(path: str | Path) -> Path:

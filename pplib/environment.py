@@ -13,7 +13,8 @@ from pplib.decode import decode
 from pplib.devices import Port
 from pplib.errors import ConfigError
 
-NAMES = ("MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "CIFAR10_PATH")
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
+NAMES = ("MASTER_ADDR", "MASTER_PORT", *INTERFACE_VARIABLES, "CIFAR10_PATH")
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +34,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def interface_variables(self) -> dict[str, str]:
         """The variables by which PyTorch RPC is told its interface, as far as they are set."""
-        named = {"GLOO_SOCKET_IFNAME": self.gloo_socket_ifname, "TP_SOCKET_IFNAME": self.tp_socket_ifname}
-        return {name: value for name, value in named.items() if value}
+        named = zip(INTERFACE_VARIABLES, (self.gloo_socket_ifname, self.tp_socket_ifname), strict=True)
+        return {name: value for name, value in named if value}
 
 
 def load_environment(path: Path | None = None) -> Environment:

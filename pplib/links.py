@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +73,8 @@ def load_links(path: Path) -> dict[str, LinkProfile]:
     profiles = {}
     for name, entry in read_yaml(path).items():
         entry, here = {} if entry is None else entry, f"{path}: {name}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", str(name)):
+            raise ConfigError(f"{here}: expected a name of letters, digits, dots and dashes: it names folders")
         if not isinstance(entry, dict):
             raise ConfigError(f"{here}: expected keys such as delay_s and rate_bit_s, got {entry!r}")
         if entry.keys() & {"forward", "backward"}:
@@ -99,3 +102,81 @@ def find_link(name: str, path: Path) -> LinkProfile:
     if name not in profiles:
         raise ConfigError(f"link: {name!r} is not in {path}; {nearest(name, profiles)}")
     return profiles[name]
+
+
+class HopMeasurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What one hop was measured to be.
+
+    Round trips of a small message, `exchanges` of them, over one connection on the data plane; goodput
+    is the TCP payload that came in per second in a window after the connection's start-up, at the
+    receiver's clock. `*_resent` is the share of segments that TCP had to send again, `segment_bytes`
+    what a segment carries; both None where the system does not tell.
+    """
+
+    rtt_s: float
+    rtt_min_s: float
+    rtt_p90_s: float
+    rtt_p99_s: float
+    exchanges: int
+    forward_bit_s: float
+    backward_bit_s: float
+    forward_resent: float | None = None
+    backward_resent: float | None = None
+    segment_bytes: int | None = None
+
+
+class LinkRecord(msgspec.Struct, kw_only=True):
+    """The link of one trial: what was asked for, what shaped it, and what was measured around the trial.
+
+    `before` and `after` have one entry per hop; `after` is None while the link was not yet measured
+    again, and for good if the run was broken off before it was.
+    """
+
+    profile: LinkProfile
+    engine: str
+    before: list[HopMeasurement] = []
+    after: list[HopMeasurement] | None = None
+
+    @property
+    def verified(self) -> bool:
+        """Whether the link is known to have been as asked for from start to end."""
+        return not self.profile.shaped or self.after is not None
+
+
+TOLERANCE = 0.1
+RTT_SLACK_S = 0.001
+HEADER_BYTES = 52  # IPv4 and TCP with timestamps
+SEGMENT_BYTES = 1448  # what is left of 1500 bytes
+
+
+def deviations(profile: LinkProfile, hops: list[HopMeasurement]) -> list[str]:
+    """In what a measured link is not what was asked for, in words; empty if it is.
+
+    The median round trip may be off by 10 % and a millisecond, goodput by 10 % of what the rate leaves
+    for payload. What a profile does not name is not judged: the delay of one without delay, the goodput
+    of one without rate. Where packets are lost, TCP cannot fill the rate, and only more than the rate is wrong.
+
+    >>> slow = LinkProfile(name="slow", forward=Direction(delay_s=0.1), backward=Direction(delay_s=0.1))
+    >>> hop = HopMeasurement(rtt_s=0.25, rtt_min_s=0.2, rtt_p90_s=0.3, rtt_p99_s=0.3, exchanges=9,
+    ...                      forward_bit_s=1e6, backward_bit_s=1e6)
+    >>> deviations(slow, [hop])
+    ['hop 0: round trip 250.000 ms, requested 200.000 ms']
+    """
+    found = []
+    for i, hop in enumerate(hops):
+        asked_s = profile.rtt_s
+        if asked_s and abs(hop.rtt_s - asked_s) > TOLERANCE * asked_s + RTT_SLACK_S:
+            found.append(f"hop {i}: round trip {hop.rtt_s * 1e3:.3f} ms, requested {asked_s * 1e3:.3f} ms")
+        segment = hop.segment_bytes or SEGMENT_BYTES
+        ways = (("forward", profile.forward, hop.forward_bit_s), ("backward", profile.backward, hop.backward_bit_s))
+        for way, direction, goodput in ways:
+            if direction.rate_bit_s is None:
+                continue
+            possible = direction.rate_bit_s * segment / (segment + HEADER_BYTES)
+            short = goodput < (1 - TOLERANCE) * possible and not direction.loss
+            if short or goodput > (1 + TOLERANCE) * possible:
+                found.append(
+                    f"hop {i} {way}: goodput {goodput / 1e6:.3f} Mbit/s, possible {possible / 1e6:.3f} Mbit/s at the "
+                    f"requested rate of {direction.rate_bit_s / 1e6:.3f} Mbit/s"
+                )
+    return found

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from pplib.errors import OutputError
+from pplib.links import LinkRecord
 
 SCHEMA_VERSION = 1
 
@@ -32,6 +33,7 @@ class StageTimeline(msgspec.Struct, kw_only=True):
     copy_s: list[float]
     send_start_s: list[float]
     clock_offset_s: float = 0.0
+    clock_drift_s: float = 0.0
     clock_error_s: float = 0.0
 
 
@@ -40,7 +42,8 @@ class TrialRecord(msgspec.Struct, kw_only=True):
 
     Of the microbatches in `timelines` the first `warmup` and the last `cooldown` are not measured.
     `metrics` are the measured columns of `summary.csv` (empty when the trial failed);
-    `returned_s` is when each output was back on stage 0.
+    `returned_s` is when each output was back on stage 0. `link` is None in records from before links
+    were measured.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -58,6 +61,7 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     metrics: dict[str, float | str | None] = {}
     timelines: list[StageTimeline] = []
     returned_s: list[float] = []
+    link: LinkRecord | None = None
     devices: list[dict[str, Any]] = []
     environment: dict[str, Any] = {}
 
@@ -86,7 +90,7 @@ def trial_path(folder: Path, points: tuple[int, ...], repeat: int) -> Path:
     return folder / "trials" / f"{point_label(points)}_r{repeat}.json"
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a whole file or nothing: a reader, or a crash, never sees half of it.
 
     Raises:
@@ -100,7 +104,7 @@ def write_atomic(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
+            Path(temporary).chmod(mode)
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -149,5 +153,27 @@ def summary_row(record: TrialRecord) -> dict[str, Any]:
         "emulated": any(device.get("slowdown", 1) > 1 for device in record.devices),
         "started_at": record.started_at,
         "duration_s": record.duration_s,
+        **({} if record.link is None else link_columns(record.link)),
         **record.metrics,
     }
+
+
+def link_columns(link: LinkRecord) -> dict[str, float | str | None]:
+    """What was asked of the link and what was measured, as columns: round trips in s, goodput in bit/s."""
+    forward, backward = link.profile.forward, link.profile.backward
+    columns: dict[str, float | str | None] = {
+        "link_engine": link.engine,
+        "link_requested_rtt_s": link.profile.rtt_s,
+        "link_requested_forward_bit_s": forward.rate_bit_s,
+        "link_requested_backward_bit_s": backward.rate_bit_s,
+        "link_requested_loss": forward.loss,
+    }
+    for when, hops in (("before", link.before), ("after", link.after or [])):
+        for i, hop in enumerate(hops):
+            columns |= {
+                f"hop{i}_rtt_{when}_s": hop.rtt_s,
+                f"hop{i}_rtt_p99_{when}_s": hop.rtt_p99_s,
+                f"hop{i}_forward_{when}_bit_s": hop.forward_bit_s,
+                f"hop{i}_backward_{when}_bit_s": hop.backward_bit_s,
+            }
+    return columns

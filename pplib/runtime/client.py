@@ -10,7 +10,7 @@ import torch
 
 from pplib.errors import HandshakeError, ProtocolError, TransportError, WorkerError
 from pplib.runtime import messages as m
-from pplib.runtime.connection import Connection, Deadline, connect
+from pplib.runtime.connection import Connection, Deadline, Endpoint, connect, name_of
 from pplib.runtime.handshake import CONTROL, greet
 from pplib.runtime.plan import TensorSpec
 from pplib.runtime.wire import receive_message, send_message
@@ -25,13 +25,14 @@ class WorkerClient:
 
     Args:
         name: the device's name, for errors.
+        control: where it listens for coordinators.
         token: the run's secret.
         autopsy: called when the worker is lost; what it returns is added to the error (its log, say).
     """
 
-    def __init__(self, name: str, host: str, port: int, token: bytes, autopsy: Callable[[], str] = lambda: "") -> None:
-        self.name, self.host, self._autopsy = name, host, autopsy
-        self._connection: Connection = connect(host, port, name, 10)
+    def __init__(self, name: str, control: Endpoint, token: bytes, autopsy: Callable[[], str] = lambda: "") -> None:
+        self.name, self._autopsy = name, autopsy
+        self._connection: Connection = connect(control, name, 10)
         self._sending = threading.Lock()
         try:
             greet(self._connection, token, CONTROL)
@@ -41,7 +42,7 @@ class WorkerClient:
             if isinstance(exc, HandshakeError):
                 raise
             raise WorkerError(
-                f"{name}: the worker at {host}:{port} ended the handshake ({exc}): it belongs to another run, "
+                f"{name}: the worker at {name_of(control)} ended the handshake ({exc}): it belongs to another run, "
                 "or was started with another token"
             ) from exc
         except WorkerError:

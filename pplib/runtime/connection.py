@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from pplib.errors import ProtocolError, TransportError
 
+Endpoint = tuple[str, int] | str  # host and port, or the path of a Unix socket
+
 _SLICE_S = 0.25  # how often a blocked call looks at its deadline
 
 
@@ -45,7 +47,8 @@ class Connection:
         timeval = struct.pack("ll", int(_SLICE_S), int(_SLICE_S % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, parts: Sequence[bytes | memoryview], deadline: Deadline) -> None:
         """Send all `parts` back to back, gathered by the kernel, without joining them first."""
@@ -86,6 +89,25 @@ class Connection:
         self.receive_into(memoryview(buffer), deadline)
         return bytes(buffer)
 
+    def receive_some(self, view: memoryview, deadline: Deadline) -> int:
+        """Receive what is there, at least a byte; how many."""
+        while True:
+            try:
+                got = self._sock.recv_into(view)
+            except BlockingIOError:
+                self._check(deadline)
+                continue
+            except OSError as exc:
+                raise TransportError(f"{self.peer}: connection lost while receiving: {exc}") from exc
+            if got == 0:
+                raise TransportError(f"{self.peer}: closed the connection")
+            return got
+
+    def tcp_info(self) -> bytes:
+        """The kernel's `struct tcp_info` of this connection; empty where there is none."""
+        option = getattr(socket, "TCP_INFO", None)
+        return b"" if option is None else self._sock.getsockopt(socket.IPPROTO_TCP, option, 256)
+
     def _check(self, deadline: Deadline) -> None:
         try:
             deadline.check()
@@ -99,40 +121,79 @@ class Connection:
         self._sock.close()
 
 
-def connect(host: str, port: int, peer: str, timeout_s: float) -> Connection:
+def connect(endpoint: Endpoint, peer: str, timeout_s: float) -> Connection:
     """Connect to a worker.
 
     Raises:
         TransportError: refused, unreachable, or no answer in time.
     """
+    where = name_of(endpoint)
     try:
-        return Connection(socket.create_connection((host, port), timeout=timeout_s), peer)
-    except ConnectionRefusedError as exc:
+        if isinstance(endpoint, tuple):
+            return Connection(socket.create_connection(endpoint, timeout=timeout_s), peer)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout_s)
+            sock.connect(endpoint)
+        except OSError:
+            sock.close()
+            raise
+        return Connection(sock, peer)
+    except (ConnectionRefusedError, FileNotFoundError) as exc:
         raise TransportError(
-            f"{peer}: {host}:{port} refused the connection: no worker listens there; was it started, "
+            f"{peer}: {where} refused the connection: no worker listens there; was it started, "
             "and is the port the one it printed?"
         ) from exc
     except OSError as exc:
-        raise TransportError(f"{peer}: cannot reach {host}:{port}: {exc}") from exc
+        raise TransportError(f"{peer}: cannot reach {where}: {exc}") from exc
 
 
-def listen(host: str, port: int, what: str) -> socket.socket:
-    """Listen on one named address, never on all of them.
+def listen(endpoint: Endpoint, what: str) -> socket.socket:
+    """Listen on one named address, never on all of them, or on a Unix socket, which its folder protects.
 
     Raises:
-        TransportError: the port is in use or the address is not this machine's.
+        TransportError: the port is in use, the address is not this machine's, or the path cannot be made.
     """
-    if host in ("", "0.0.0.0", "::", "*"):
-        raise ProtocolError(f"{what}: refusing to listen on all interfaces ({host!r}): name one address")
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if isinstance(endpoint, str):
+        family = socket.AF_UNIX
+    elif endpoint[0] in ("", "0.0.0.0", "::", "*"):
+        raise ProtocolError(f"{what}: refusing to listen on all interfaces ({endpoint[0]!r}): name one address")
+    else:
+        family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.bind((host, port))
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(endpoint)
         sock.listen(16)
     except OSError as exc:
         sock.close()
         raise TransportError(
-            f"{what}: cannot listen on {host}:{port}: {exc.strerror}: stop the program that uses the port, or "
-            "set another one in the device file (0 takes any free one)"
+            f"{what}: cannot listen on {name_of(endpoint)}: {exc.strerror or exc}: stop the program that uses the "
+            "port, or set another one in the device file (0 takes any free one)"
         ) from exc
     return sock
+
+
+def name_of(endpoint: Endpoint) -> str:
+    """An endpoint as people write it.
+
+    >>> name_of(("10.0.0.1", 5000))
+    '10.0.0.1:5000'
+    """
+    return endpoint if isinstance(endpoint, str) else f"{endpoint[0]}:{endpoint[1]}"
+
+
+def endpoint_of(name: str) -> Endpoint:
+    """The endpoint that `name_of` wrote: whatever has a slash in it is a path.
+
+    Raises:
+        ValueError: no port where one is needed.
+
+    >>> endpoint_of("10.0.0.1:5000"), endpoint_of("/run/worker")
+    (('10.0.0.1', 5000), '/run/worker')
+    """
+    if "/" in name:
+        return name
+    host, _, port = name.rpartition(":")
+    return host, int(port)

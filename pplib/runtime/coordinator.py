@@ -15,9 +15,10 @@ from pplib.errors import ParetoPipeError, ProtocolError, TransportError, WorkerE
 from pplib.records import StageTimeline
 from pplib.runtime import messages as m
 from pplib.runtime.client import WorkerClient, WorkerLost
-from pplib.runtime.clock import SAME_CLOCK, ClockOffset, measure_offset
+from pplib.runtime.clock import SAME_CLOCK, Clock, ClockOffset, measure_offset
 from pplib.runtime.host import boot_id
 from pplib.runtime.plan import PipelinePlan, TensorSpec
+from pplib.runtime.stage_loop import Length
 from pplib.runtime.timeline import common_timelines
 from pplib.runtime.usage import TotalEnergy, Usage, total_energy
 
@@ -51,7 +52,6 @@ class Coordinator:
         self._backend: str | None = None
         self._trial = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(len(self.workers), "coordinator")
-        self.clocks = self.measure_clocks()
 
     def __enter__(self) -> Coordinator:
         return self
@@ -64,11 +64,10 @@ class Coordinator:
         """The devices, in stage order."""
         return [worker.name for worker in self.workers]
 
-    def measure_clocks(self) -> list[ClockOffset]:
-        """Each worker's clock against ours: exactly equal where the boot id is, measured elsewhere."""
+    def _clock_offsets(self) -> list[ClockOffset | None]:
+        """Each worker's clock against ours now; None where the boot id is ours: that is the same clock."""
         return [
-            SAME_CLOCK if worker.description.boot_id == boot_id() else measure_offset(worker.ping)
-            for worker in self.workers
+            None if worker.description.boot_id == boot_id() else measure_offset(worker.ping) for worker in self.workers
         ]
 
     def put_inputs(self, inputs: Sequence[torch.Tensor], spec: TensorSpec) -> None:
@@ -84,10 +83,10 @@ class Coordinator:
         if self._backend == backend:
             return
         self._close_hops()
-        peers = tuple((w.name, w.host, w.description.data_port) for w in self.workers)
+        peers = tuple(self.peer(i) for i in range(len(self.workers)))
         master = self._meeting_point() if backend == "rpc" else None
         run = uuid.uuid4().hex
-        self._all(
+        self.ask(
             [
                 m.OpenHops(
                     backend="rpc" if backend == "rpc" else "socket",
@@ -108,23 +107,41 @@ class Coordinator:
         if plan.num_stages != len(self.workers):
             raise ProtocolError(f"a plan of {plan.num_stages} stages for {len(self.workers)} workers")
         requests = [m.Prepare(plan=plan, stage_index=i) for i in range(plan.num_stages)]
-        return [reply for reply in self._all(requests, BUILD_TIMEOUT_S) if isinstance(reply, m.Prepared)]
+        return [reply for reply in self.ask(requests, BUILD_TIMEOUT_S) if isinstance(reply, m.Prepared)]
 
-    def run(self, plan: PipelinePlan, count: int, timeout_s: float) -> PipelineRun:
-        """Run `count` microbatches through a prepared plan over the open ring.
+    def run(self, plan: PipelinePlan, length: Length, timeout_s: float) -> PipelineRun:
+        """Run as many microbatches as `length` says through a prepared plan over the open ring.
+
+        Clocks that are not ours are measured before and after, over the control connection, which no
+        link profile shapes.
 
         Raises:
             WorkerError: the cause, from the worker it began at; the ring is rebuilt by the next `open`.
+            TrialError: a clock moved in a way that clocks do not.
         """
         self._trial += 1
-        request = m.Run(trial=self._trial, plan_digest=plan.digest, count=count, timeout_s=timeout_s)
+        request = m.Run(
+            trial=self._trial,
+            plan_digest=plan.digest,
+            most=length.most,
+            least=length.least,
+            limit_s=length.limit_s,
+            timeout_s=timeout_s,
+        )
+        before = self._clock_offsets()
         try:
-            replies = self._all([request] * len(self.workers), timeout_s + 15)
+            replies = self.ask([request] * len(self.workers), timeout_s + 15)
         except ParetoPipeError:
             self._backend = None
             raise
         traces = [reply for reply in replies if isinstance(reply, m.Ran)]
-        timelines, returned = common_timelines(traces, self.names, self.clocks)
+        clocks = [
+            SAME_CLOCK if one is None or other is None else Clock(one, other)
+            for one, other in zip(before, self._clock_offsets(), strict=True)
+        ]
+        for name, clock in zip(self.names, clocks, strict=True):
+            clock.check(name)
+        timelines, returned = common_timelines(traces, self.names, clocks)
         result = plan.tensors[-1]
         outputs = []
         for content in traces[-1].outputs:
@@ -142,6 +159,11 @@ class Coordinator:
             ),
         )
 
+    def peer(self, stage_index: int) -> tuple[str, str, int]:
+        """Name, host and port of a stage's data plane, as its neighbours see it."""
+        worker = self.workers[stage_index]
+        return worker.name, worker.description.data_host, worker.description.data_port
+
     def close(self) -> None:
         """Leave the workers idle, ready for the next coordinator."""
         with contextlib.suppress(WorkerError, TransportError):  # a worker that is gone needs no goodbye
@@ -153,7 +175,7 @@ class Coordinator:
     def _close_hops(self) -> None:
         if self._backend is not None:
             self._backend = None
-            self._all([m.CloseHops()] * len(self.workers), 30)
+            self.ask([m.CloseHops()] * len(self.workers), 30)
 
     def _meeting_point(self) -> tuple[str, int]:
         host, port = self._master
@@ -162,13 +184,20 @@ class Coordinator:
             if not isinstance(reply, m.Done):
                 raise ProtocolError(f"{self.workers[0].name}: named no free port")
             port = reply.value
-        return host or self.workers[0].host, port
+        return host or self.workers[0].description.data_host, port
 
-    def _all(self, requests: Sequence[m.Request], timeout_s: float) -> list[m.Reply]:
-        """Ask every worker at once; when one fails, make the others give up, and raise the root cause."""
+    def ask(
+        self, requests: Sequence[m.Request], timeout_s: float, stages: Sequence[int] | None = None
+    ) -> list[m.Reply]:
+        """Ask every worker, or those of `stages`, at once; when one fails, make the others give up.
+
+        Raises:
+            WorkerError: the root cause.
+        """
+        workers = self.workers if stages is None else [self.workers[i] for i in stages]
         futures = [
             self._pool.submit(worker.request, request, timeout_s)
-            for worker, request in zip(self.workers, requests, strict=True)
+            for worker, request in zip(workers, requests, strict=True)
         ]
         try:
             concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_EXCEPTION)
@@ -176,24 +205,25 @@ class Coordinator:
                 # An error often arrives before its cause: a neighbour's death is seen by a stage first.
                 concurrent.futures.wait(futures, timeout=1.0)
         except KeyboardInterrupt:
-            self._abort(futures)
+            _abort(workers, futures)
             raise
         if any(not future.done() or future.exception() for future in futures):
-            self._abort(futures)
+            _abort(workers, futures)
             errors = [error for future in futures if (error := future.exception()) is not None]
             raise min(errors, key=_depth)
         return [future.result() for future in futures]
 
-    def _abort(self, futures: Sequence[concurrent.futures.Future[m.Reply]]) -> None:
-        for worker, future in zip(self.workers, futures, strict=True):
-            if not future.done():
-                with contextlib.suppress(TransportError):  # its own request reports that
-                    worker.abort()
-        _, silent = concurrent.futures.wait(futures, timeout=10.0)
-        for worker, future in zip(self.workers, futures, strict=True):
-            if future in silent:
-                worker.close()  # wakes the request with an error
-        concurrent.futures.wait(futures, timeout=5.0)
+
+def _abort(workers: Sequence[WorkerClient], futures: Sequence[concurrent.futures.Future[m.Reply]]) -> None:
+    for worker, future in zip(workers, futures, strict=True):
+        if not future.done():
+            with contextlib.suppress(TransportError):  # its own request reports that
+                worker.abort()
+    _, silent = concurrent.futures.wait(futures, timeout=10.0)
+    for worker, future in zip(workers, futures, strict=True):
+        if future in silent:
+            worker.close()  # wakes the request with an error
+    concurrent.futures.wait(futures, timeout=5.0)
 
 
 def _depth(error: BaseException) -> int:

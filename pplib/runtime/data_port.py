@@ -16,12 +16,16 @@ from pplib.runtime.socket_hops import SocketHops
 _INTRODUCTION = struct.Struct("<32sH")  # run, stage index of the sender
 
 
+def _key(run: str) -> bytes:
+    return run.encode()[:32].ljust(32, b"\0")
+
+
 class DataPort:
     """Accepts connections from previous stages; each is kept until its ring is joined."""
 
     def __init__(self, name: str, host: str, port: int, token: bytes) -> None:
         self._name, self._token = name, token
-        self._socket = listen(host, port, f"{name}: data port")
+        self._socket = listen((host, port), f"{name}: data port")
         self._arrivals: dict[tuple[bytes, int], Connection] = {}
         self._changed = threading.Condition()
         threading.Thread(target=self._accept, name="data", daemon=True).start()
@@ -38,22 +42,44 @@ class DataPort:
         Raises:
             TransportError: a neighbour cannot be reached, or did not come in time.
         """
-        count, key = len(peers), run.encode()[:32].ljust(32, b"\0")
-        next_name, host, port = peers[(stage_index + 1) % count]
-        outgoing = connect(host, port, next_name, timeout_s)
+        count, previous = len(peers), (stage_index - 1) % len(peers)
+        outgoing = self.reach(peers[(stage_index + 1) % count], run, stage_index, timeout_s)
         try:
-            greet(outgoing, self._token, DATA)
-            outgoing.send([_INTRODUCTION.pack(key, stage_index)], Deadline(TIMEOUT_S, "introduction"))
-            previous = (stage_index - 1) % count
-            with self._changed:
-                if not self._changed.wait_for(lambda: (key, previous) in self._arrivals, timeout_s):
-                    raise TransportError(f"{peers[previous][0]}: did not connect within {timeout_s:.0f} s")
-                incoming = self._arrivals.pop((key, previous))
+            incoming = self.expect(peers[previous][0], run, previous, timeout_s)
         except TransportError:
             outgoing.close()
             raise
-        incoming.peer = peers[previous][0]
         return SocketHops(incoming, outgoing)
+
+    def reach(self, peer: tuple[str, str, int], run: str, stage_index: int, timeout_s: float) -> Connection:
+        """Connect to a peer's data port, and say for which run and from which stage.
+
+        Raises:
+            TransportError: it cannot be reached, or does not know the token.
+        """
+        name, host, port = peer
+        outgoing = connect((host, port), name, timeout_s)
+        try:
+            greet(outgoing, self._token, DATA)
+            outgoing.send([_INTRODUCTION.pack(_key(run), stage_index)], Deadline(TIMEOUT_S, "introduction"))
+        except TransportError:
+            outgoing.close()
+            raise
+        return outgoing
+
+    def expect(self, name: str, run: str, stage_index: int, timeout_s: float) -> Connection:
+        """Wait until a peer has connected for this run and from this stage.
+
+        Raises:
+            TransportError: it did not come in time.
+        """
+        key = (_key(run), stage_index)
+        with self._changed:
+            if not self._changed.wait_for(lambda: key in self._arrivals, timeout_s):
+                raise TransportError(f"{name}: did not connect within {timeout_s:.0f} s")
+            incoming = self._arrivals.pop(key)
+        incoming.peer = name
+        return incoming
 
     def close(self) -> None:
         """Stop listening."""

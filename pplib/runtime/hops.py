@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -17,13 +17,23 @@ from pplib.runtime.plan import TensorSpec
 POLL_S = 0.2  # how often a blocked wait looks at its deadline and at the stop flag
 
 
+class Arrival(NamedTuple):
+    """A microbatch that came over a hop: its tensor, the monotonic ns at which it was complete in memory,
+    and whether the trial ends with it.
+    """
+
+    tensor: torch.Tensor
+    received_ns: int
+    last: bool
+
+
 class Sender(Protocol):
     """Towards the next stage."""
 
     def start(self, spec: TensorSpec, trial: int) -> None:
         """Every tensor of this trial will be as `spec` says."""
 
-    def send(self, seq: int, tensor: torch.Tensor, deadline: Deadline) -> None:
+    def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
         """Hand `tensor` over; returns when its memory may be used again, not when it has arrived."""
 
     def flush(self, deadline: Deadline) -> None:
@@ -40,11 +50,8 @@ class Receiver(Protocol):
     def start(self, spec: TensorSpec, trial: int) -> None:
         """Every tensor of this trial will be as `spec` says; anything else is refused."""
 
-    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> tuple[torch.Tensor, int]:
-        """Wait for microbatch `seq`: the tensor, and the monotonic ns at which it was complete in memory.
-
-        The tensor is `slot`, filled, or memory of the backend's own.
-        """
+    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> Arrival:
+        """Wait for microbatch `seq`; its tensor is `slot`, filled, or memory of the backend's own."""
 
 
 class Hops(Protocol):
@@ -70,6 +77,7 @@ class _Parcel:
     trial: int
     seq: int
     tensor: torch.Tensor
+    last: bool
     received_ns: int
 
 
@@ -85,16 +93,16 @@ class Inbox:
         self._trial = -1
         self._latest_ns = 0
 
-    def put(self, trial: int, seq: int, tensor: torch.Tensor) -> None:
+    def put(self, trial: int, seq: int, tensor: torch.Tensor, last: bool) -> None:
         """Called on arrival; takes the time."""
-        self._arrived.put(_Parcel(trial, seq, tensor, time.monotonic_ns()))
+        self._arrived.put(_Parcel(trial, seq, tensor, last, time.monotonic_ns()))
 
     def start(self, spec: TensorSpec, trial: int) -> None:
         """See Receiver."""
         self._spec, self._trial = spec, trial
         self._early.clear()
 
-    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> tuple[torch.Tensor, int]:
+    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> Arrival:
         """See Receiver; `slot` is not used."""
         while seq not in self._early:
             if self.closed.is_set():
@@ -109,7 +117,7 @@ class Inbox:
         parcel = self._early.pop(seq)
         # One that overtook others cannot be taken up before them: it counts as received with the last of them.
         self._latest_ns = max(self._latest_ns, parcel.received_ns)
-        return parcel.tensor, self._latest_ns
+        return Arrival(parcel.tensor, self._latest_ns, parcel.last)
 
     def _check(self, parcel: _Parcel, seq: int) -> None:
         got, spec = parcel.tensor, self._spec
@@ -134,11 +142,11 @@ class InProcessSender:
         """See Sender."""
         self._trial, self.payload_bytes = trial, spec.num_bytes
 
-    def send(self, seq: int, tensor: torch.Tensor, deadline: Deadline) -> None:
+    def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
         """See Sender; a copy, since the sender will use its memory again."""
         if self._inbox.closed.is_set():
             raise TransportError(f"{self._inbox.peer}: the hop was closed")
-        self._inbox.put(self._trial, seq, tensor.clone())
+        self._inbox.put(self._trial, seq, tensor.clone(), last)
 
     def flush(self, deadline: Deadline) -> None:
         """See Sender; nothing is ever pending."""

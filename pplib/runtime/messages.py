@@ -47,6 +47,25 @@ class FreePort(Message, frozen=True):
     """Name a TCP port of yours that is free now (for the meeting point of an rpc group)."""
 
 
+class Probe(Message, frozen=True):
+    """Measure the link to `peer` together with it; one of the two connects, one leads.
+
+    echo: the leader asks, for `window_s` or 100 times, at least 9 times. stream: the leader receives,
+    for `settle_s` and then `window_s`, and the other end has no more than `ahead_bytes` on their way.
+    """
+
+    what: Literal["echo", "stream"]
+    leads: bool
+    connects: bool
+    run: str
+    stage_index: int
+    peer: tuple[str, str, int]
+    settle_s: float
+    window_s: float
+    ahead_bytes: int | None
+    timeout_s: float
+
+
 class CloseHops(Message, frozen=True):
     """Leave the ring; all workers are told at the same time."""
 
@@ -59,11 +78,13 @@ class Prepare(Message, frozen=True):
 
 
 class Run(Message, frozen=True):
-    """Run `count` microbatches through the pipeline as this trial."""
+    """Run microbatches through the pipeline as this trial: `most`, or as many as fit in `limit_s`, at least `least`."""
 
     trial: int
     plan_digest: str
-    count: int
+    most: int
+    least: int
+    limit_s: float | None
     timeout_s: float
 
 
@@ -75,7 +96,7 @@ class Stop(Message, frozen=True):
     """End the process."""
 
 
-Request = Describe | Ping | PutInputs | OpenHops | FreePort | CloseHops | Prepare | Run | Abort | Stop
+Request = Describe | Ping | PutInputs | OpenHops | FreePort | Probe | CloseHops | Prepare | Run | Abort | Stop
 
 
 class Description(Message, frozen=True):
@@ -85,6 +106,7 @@ class Description(Message, frozen=True):
     boot_id: str
     pid: int
     host: dict[str, str | int | float]
+    data_host: str
     data_port: int
     backends: tuple[str, ...]
 
@@ -99,6 +121,17 @@ class Done(Message, frozen=True):
     """The request was carried out; `value` where it asked for a number."""
 
     value: int = 0
+
+
+class Probed(Message, frozen=True):
+    """What one end of a probe saw: `rtts_s` the leader of an echo, `goodput_bit_s` the leader of a
+    stream, the rest the sender of a stream, where its system tells.
+    """
+
+    rtts_s: list[float] = []
+    goodput_bit_s: float = 0.0
+    segment_bytes: int | None = None
+    resent: float | None = None
 
 
 class Prepared(Message, frozen=True):
@@ -135,7 +168,7 @@ class Failed(Message, frozen=True):
     message: str
 
 
-Reply = Description | Pong | Done | Prepared | Ran | Failed
+Reply = Description | Pong | Done | Probed | Prepared | Ran | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

@@ -23,9 +23,9 @@ from pplib.runtime.plan import TensorSpec
 _inboxes: dict[str, Inbox] = {}
 
 
-def _deliver(run: str, trial: int, seq: int, tensor: torch.Tensor) -> None:
+def _deliver(run: str, trial: int, seq: int, tensor: torch.Tensor, last: bool) -> None:
     """Runs on the receiving worker, in one of its rpc threads."""
-    _inboxes[run].put(trial, seq, tensor)
+    _inboxes[run].put(trial, seq, tensor, last)
 
 
 class RpcSender:
@@ -41,11 +41,11 @@ class RpcSender:
         self._trial, self._pending = trial, []
         self.payload_bytes = _pickled_bytes(self._run, trial) + spec.num_bytes
 
-    def send(self, seq: int, tensor: torch.Tensor, deadline: Deadline) -> None:
+    def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
         """See Sender; TensorPipe keeps the tensor alive until it is sent, and stages make new ones."""
         while self._pending and self._pending[0].done():
             self._settle(deadline)
-        arguments = (self._run, self._trial, seq, tensor)
+        arguments = (self._run, self._trial, seq, tensor, last)
         timeout = max(0.1, deadline.left_s)
         try:
             self._pending.append(rpc.rpc_async(self._to, _deliver, args=arguments, timeout=timeout))
@@ -131,7 +131,7 @@ def _pickled_bytes(run: str, trial: int) -> int:
     """What rpc writes beside the tensor's own bytes: the pickled call. TensorPipe's framing is not counted."""
     from torch.distributed.rpc.internal import PythonUDF, serialize
 
-    payload, _ = serialize(PythonUDF(_deliver, (run, trial, 0, torch.empty(1)), {}))  # type: ignore[no-untyped-call]
+    payload, _ = serialize(PythonUDF(_deliver, (run, trial, 0, torch.empty(1), False), {}))  # type: ignore[no-untyped-call]
     return len(payload)
 
 

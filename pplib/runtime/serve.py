@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from pplib.errors import ParetoPipeError
+from pplib.runtime.connection import endpoint_of, name_of
 from pplib.runtime.worker import Worker, WorkerSettings
 
 
@@ -20,8 +21,7 @@ class Ready(msgspec.Struct, frozen=True):
 
     name: str
     pid: int
-    control_port: int
-    data_port: int
+    control: str
 
 
 def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> int:
@@ -44,8 +44,8 @@ def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> i
             WorkerSettings(
                 name=options.name,
                 token=token,
+                control=endpoint_of(options.control),
                 host=options.host,
-                control_port=options.control_port,
                 data_port=options.data_port,
                 torch_device=options.torch_device,
                 slowdown=options.slowdown,
@@ -61,7 +61,7 @@ def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> i
         sys.stderr.write(f"{exc}\n")
         return 1
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    ready = Ready(options.name, os.getpid(), *worker.ports)
+    ready = Ready(options.name, os.getpid(), name_of(worker.control))
     sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
     sys.stdout.flush()
     worker.serve()
@@ -80,8 +80,8 @@ def _parser(backends: tuple[str, ...]) -> argparse.ArgumentParser:
         description=f"A ParetoPipe worker for {' and '.join(backends)}; reads the run's token from standard input."
     )
     parser.add_argument("--name", required=True, help="the device's name, for errors and records")
-    parser.add_argument("--host", default="127.0.0.1", help="the one address to listen on")
-    parser.add_argument("--control-port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--control", default="127.0.0.1:0", help="HOST:PORT (0: any free port) or a Unix socket's path")
+    parser.add_argument("--host", default="127.0.0.1", help="the one address of its data plane")
     parser.add_argument("--data-port", type=int, default=0, help="0: any free port")
     parser.add_argument("--torch-device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")

@@ -7,6 +7,7 @@ import time
 import torch
 
 from pplib.runtime.connection import Connection, Deadline
+from pplib.runtime.hops import Arrival
 from pplib.runtime.plan import TensorSpec
 from pplib.runtime.wire import TENSOR_HEADER_BYTES, check_tensor_header, tensor_header
 
@@ -31,10 +32,10 @@ class _End:
 class SocketSender(_End):
     """Sends tensors to the next stage: header and the tensor's own memory, gathered by the kernel."""
 
-    def send(self, seq: int, tensor: torch.Tensor, deadline: Deadline) -> None:
+    def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
         """See Sender; returns when the kernel has all of it."""
         spec, trial = self._expected()
-        self._connection.send([tensor_header(spec, trial, seq), spec.bytes_of(tensor)], deadline)
+        self._connection.send([tensor_header(spec, trial, seq, last), spec.bytes_of(tensor)], deadline)
 
     def flush(self, deadline: Deadline) -> None:
         """See Sender; the kernel delivers what it has taken."""
@@ -49,13 +50,13 @@ class SocketSender(_End):
 class SocketReceiver(_End):
     """Receives tensors from the previous stage straight into the slot it is given."""
 
-    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> tuple[torch.Tensor, int]:
+    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> Arrival:
         """See Receiver."""
         spec, trial = self._expected()
         header = self._connection.receive(TENSOR_HEADER_BYTES, deadline)
-        check_tensor_header(header, spec, trial, seq, self._connection.peer)
+        last = check_tensor_header(header, spec, trial, seq, self._connection.peer)
         self._connection.receive_into(spec.bytes_of(slot), deadline)
-        return slot, time.monotonic_ns()
+        return Arrival(slot, time.monotonic_ns(), last)
 
 
 class SocketHops:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -31,6 +32,42 @@ class StageTrace:
     copy_ns: list[int] = field(default_factory=list)
     send_start_ns: list[int] = field(default_factory=list)
     returned_ns: list[int] = field(default_factory=list)
+
+
+class _Microbatch(NamedTuple):
+    """What passes from thread to thread: a tensor, the slot it occupies if any, and whether it is the last."""
+
+    tensor: torch.Tensor
+    slot: torch.Tensor | None
+    last: bool
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many microbatches a trial has: `most`, or fewer, but never less than `least`, so that it ends
+    about `limit_s` after its first admission.
+    """
+
+    most: int
+    least: int
+    limit_s: float | None = None
+
+    def ends_with(self, seq: int, elapsed_s: float, in_flight: int) -> bool:
+        """Whether microbatch `seq`, admitted after `elapsed_s`, is the last.
+
+        It is if one more would end after the limit, at the pace so far: of the `seq + 1` admitted,
+        those in flight are not finished yet.
+
+        >>> Length(10, 3, limit_s=10.0).ends_with(5, elapsed_s=8.0, in_flight=1)  # 1.6 s each: done at 9.6 s
+        True
+        """
+        if seq + 1 >= self.most:
+            return True
+        if self.limit_s is None or seq + 1 < self.least:
+            return False
+        finished = seq + 1 - in_flight
+        pace_s = elapsed_s / finished if finished > 0 else elapsed_s
+        return elapsed_s + pace_s * (in_flight + 1) > self.limit_s
 
 
 class Halt:
@@ -88,15 +125,17 @@ class StageLoop:
         self.outputs: list[torch.Tensor] = []
         self.halt = Halt()
 
-    def run(self, hops: Hops, trial: int, count: int, deadline: Deadline) -> None:
-        """Pass `count` microbatches through; the trace is complete when this returns.
+    def run(self, hops: Hops, trial: int, length: Length, deadline: Deadline) -> None:
+        """Pass as many microbatches through as `length` says; the trace is complete when this returns.
+
+        Stage 0 decides which one is the last; the others learn it as it comes.
 
         Raises:
             TransportError: a peer was lost or the deadline passed; the hops are aborted.
         """
-        self._hops, self._count, self._deadline = hops, count, deadline
-        self._arrived: queue.SimpleQueue[tuple[torch.Tensor, torch.Tensor | None]] = queue.SimpleQueue()
-        self._leaving: queue.SimpleQueue[tuple[torch.Tensor, torch.Tensor | None]] = queue.SimpleQueue()
+        self._hops, self._length, self._deadline = hops, length, deadline
+        self._arrived: queue.SimpleQueue[_Microbatch] = queue.SimpleQueue()
+        self._leaving: queue.SimpleQueue[_Microbatch] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
         self._credits: queue.SimpleQueue[None] = queue.SimpleQueue()
         hops.sender.start(self._out, trial)
@@ -148,46 +187,53 @@ class StageLoop:
                 self._deadline.check()
 
     def _receive_inputs(self) -> None:
-        for seq in range(self._count):
+        for seq in itertools.count():
             slot = self._get(self._free)
             self.trace.ready_ns.append(time.monotonic_ns())
-            tensor, received = self._hops.receiver.receive(seq, slot, self._deadline)
+            tensor, received, last = self._hops.receiver.receive(seq, slot, self._deadline)
             self.trace.received_ns.append(received)
             if tensor is slot:
-                self._arrived.put((tensor, slot))
+                self._arrived.put(_Microbatch(tensor, slot, last))
             else:
                 self._free.put(slot)
-                self._arrived.put((tensor, None))
+                self._arrived.put(_Microbatch(tensor, None, last))
+            if last:
+                return
 
     def _receive_results(self) -> None:
         slot = self._result.allocate()
-        for seq in range(self._count):
-            _, received = self._hops.receiver.receive(seq, slot, self._deadline)
+        for seq in itertools.count():
+            _, received, last = self._hops.receiver.receive(seq, slot, self._deadline)
             self.trace.returned_ns.append(received)
+            if last:
+                return
             self._credits.put(None)
 
     def _send(self) -> None:
-        for seq in range(self._count):
-            tensor, slot = self._get(self._leaving)
+        for seq in itertools.count():
+            tensor, slot, last = self._get(self._leaving)
             self.trace.send_start_ns.append(time.monotonic_ns())
-            self._hops.sender.send(seq, tensor, self._deadline)
+            self._hops.sender.send(seq, tensor, last, self._deadline)
             if slot is not None:
                 self._free.put(slot)
+            if last:
+                break
         self._hops.sender.flush(self._deadline)
 
-    def _next(self, seq: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _next(self, seq: int) -> _Microbatch:
         if not self.is_first:
             return self._get(self._arrived)
         self._get(self._credits)
         admitted = time.monotonic_ns()
         self.trace.ready_ns.append(admitted)
         self.trace.received_ns.append(admitted)
-        return self._inputs[seq % len(self._inputs)], None
+        last = self._length.ends_with(seq, (admitted - self.trace.received_ns[0]) * 1e-9, self._in_flight)
+        return _Microbatch(self._inputs[seq % len(self._inputs)], None, last)
 
     def _compute(self) -> None:
         trace = self.trace
-        for seq in range(self._count):
-            tensor, slot = self._next(seq)
+        for seq in itertools.count():
+            tensor, slot, last = self._next(seq)
             start = time.monotonic_ns()
             output, copied = self._runner(tensor)
             if self._slowdown > 1:
@@ -198,4 +244,6 @@ class StageLoop:
             trace.copy_ns.append(copied)
             if self.is_last:
                 self.outputs.append(output.clone() if output is tensor else output)
-            self._leaving.put((output, slot))
+            self._leaving.put(_Microbatch(output, slot, last))
+            if last:
+                return

@@ -8,35 +8,36 @@ from pplib.errors import ProtocolError
 from pplib.runtime.connection import Connection, Deadline
 from pplib.runtime.plan import DTYPES, TensorSpec
 
-VERSION = 1
+VERSION = 2
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-_TENSOR = struct.Struct("<4sHBBBx2xIIQ6I")  # magic, version, dtype, layout, ndim, trial, seq, bytes, dims
+_TENSOR = struct.Struct("<4sHBBBB2xIIQ6I")  # magic, version, dtype, layout, ndim, last, trial, seq, bytes, dims
 _MESSAGE = struct.Struct("<4sHxxI")
 _TENSOR_MAGIC, _MESSAGE_MAGIC = b"PPTN", b"PPCT"
 TENSOR_HEADER_BYTES = _TENSOR.size
 
 
-def tensor_header(spec: TensorSpec, trial: int, seq: int) -> bytes:
-    """The header of one tensor frame; `spec.num_bytes` raw bytes follow it."""
+def tensor_header(spec: TensorSpec, trial: int, seq: int, last: bool) -> bytes:
+    """The header of one tensor frame; `spec.num_bytes` raw bytes follow it. `last`: the trial ends with it."""
     if len(spec.shape) > 6:
         raise ProtocolError(f"a tensor of {len(spec.shape)} dimensions cannot be sent; at most 6 can")
     dims = spec.shape + (0,) * (6 - len(spec.shape))
     layout = int(spec.layout == "channels_last")
     return _TENSOR.pack(
-        _TENSOR_MAGIC, VERSION, DTYPES.index(spec.dtype), layout, len(spec.shape), trial, seq,
+        _TENSOR_MAGIC, VERSION, DTYPES.index(spec.dtype), layout, len(spec.shape), last, trial, seq,
         spec.num_bytes, *dims,
     )  # fmt: skip
 
 
-def check_tensor_header(data: bytes, spec: TensorSpec, trial: int, seq: int, peer: str) -> None:
-    """Refuse anything but the one frame that the plan expects next.
+def check_tensor_header(data: bytes, spec: TensorSpec, trial: int, seq: int, peer: str) -> bool:
+    """Refuse anything but the one frame that the plan expects next; whether it is the trial's last.
 
     Raises:
         ProtocolError: what was expected and what came.
     """
-    if data == tensor_header(spec, trial, seq):
-        return
-    magic, version, dtype, layout, ndim, got_trial, got_seq, count, *dims = _TENSOR.unpack(data)
+    for last in (False, True):
+        if data == tensor_header(spec, trial, seq, last):
+            return last
+    magic, version, dtype, layout, ndim, _, got_trial, got_seq, count, *dims = _TENSOR.unpack(data)
     if magic != _TENSOR_MAGIC or version != VERSION or dtype >= len(DTYPES) or layout > 1 or ndim > 6:
         raise ProtocolError(f"{peer}: sent something that is no tensor frame (starts with {data[:6]!r})")
     kind = ("contiguous", "channels_last")[layout]

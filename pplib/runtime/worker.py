@@ -16,14 +16,15 @@ import torch
 
 from pplib.errors import ProtocolError, TransportError, WorkerError
 from pplib.runtime import messages as m
-from pplib.runtime.connection import Connection, Deadline, listen
+from pplib.runtime.connection import Connection, Deadline, Endpoint, listen
 from pplib.runtime.data_port import DataPort
 from pplib.runtime.handshake import CONTROL, admit
 from pplib.runtime.hops import Hops
 from pplib.runtime.host import boot_id, describe_host
+from pplib.runtime.link_probe import probe
 from pplib.runtime.monitor import Monitor
 from pplib.runtime.stage import BuiltStage, StageBuilder
-from pplib.runtime.stage_loop import StageLoop
+from pplib.runtime.stage_loop import Length, StageLoop
 from pplib.runtime.wire import MAX_MESSAGE_BYTES, receive_message, send_message
 
 FOREVER_S = 10.0 * 365 * 86400
@@ -32,12 +33,15 @@ MAX_OUTPUT_BYTES = MAX_MESSAGE_BYTES // 2
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker is told when it is started; `token` never appears in arguments or logs."""
+    """What a worker is told when it is started; `token` never appears in arguments or logs.
+
+    `control` is where the coordinator finds it; `host` the one address of its data plane.
+    """
 
     name: str
     token: bytes = field(repr=False)
+    control: Endpoint = ("127.0.0.1", 0)
     host: str = "127.0.0.1"
-    control_port: int = 0
     data_port: int = 0
     torch_device: str = "cpu"
     slowdown: float = 1.0
@@ -54,7 +58,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
-        self._control = listen(settings.host, settings.control_port, f"{settings.name}: control port")
+        self._control = listen(settings.control, f"{settings.name}: control port")
         try:
             self._data = DataPort(settings.name, settings.host, settings.data_port, settings.token)
         except TransportError:
@@ -69,9 +73,15 @@ class Worker:
         self._inputs: list[torch.Tensor] = []
 
     @property
-    def ports(self) -> tuple[int, int]:
-        """The control and data ports it listens on."""
-        return self._control.getsockname()[1], self._data.port
+    def control(self) -> Endpoint:
+        """Where it listens for a coordinator."""
+        bound = self._control.getsockname()
+        return bound if isinstance(bound, str) else (bound[0], bound[1])
+
+    @property
+    def data_port(self) -> int:
+        """The port it listens on for its neighbours."""
+        return self._data.port
 
     def serve(self) -> None:
         """Work until a coordinator says stop."""
@@ -92,7 +102,8 @@ class Worker:
                 sock, address = self._control.accept()
             except OSError:
                 return  # closed: the worker ends
-            threading.Thread(target=self._converse, args=(sock, f"coordinator at {address[0]}"), daemon=True).start()
+            peer = f"coordinator at {address[0]}" if address else "coordinator"
+            threading.Thread(target=self._converse, args=(sock, peer), daemon=True).start()
 
     def _converse(self, sock: socket.socket, peer: str) -> None:
         connection = Connection(sock, peer)
@@ -162,16 +173,19 @@ class Worker:
                     boot_id=boot_id(),
                     pid=psutil.Process().pid,
                     host=describe_host(self.settings.torch_device),
+                    data_host=self.settings.host,
                     data_port=self._data.port,
                     backends=self.settings.backends,
                 )
             case m.FreePort():
-                with listen(self.settings.host, 0, "rpc meeting point") as probe:
-                    return m.Done(value=probe.getsockname()[1])
+                with listen((self.settings.host, 0), "rpc meeting point") as free:
+                    return m.Done(value=free.getsockname()[1])
             case m.OpenHops():
                 self._leave(graceful=False)
                 self._hops = self._join(request)
                 return m.Done()
+            case m.Probe():
+                return probe(self._data, request)
             case m.CloseHops():
                 self._leave(graceful=True)
                 return m.Done()
@@ -239,7 +253,8 @@ class Worker:
         )
         try:
             with monitor:
-                loop.run(hops, request.trial, request.count, Deadline(request.timeout_s, "trial"))
+                length = Length(request.most, request.least, request.limit_s)
+                loop.run(hops, request.trial, length, Deadline(request.timeout_s, "trial"))
         except Exception:
             self._leave(graceful=False)
             raise

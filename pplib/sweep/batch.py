@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.std import tqdm
 from traitlets.config import Config
@@ -18,12 +19,13 @@ from traitlets.config import Config
 from pplib.analysis.pareto import pareto_front
 from pplib.analysis.statistics import CONFIGURATION_KEYS, point_table
 from pplib.config import Configuration, load_grid, project_path
-from pplib.devices import load_testbed
+from pplib.devices import Testbed, load_testbed
 from pplib.errors import ConfigError, ParetoPipeError, nearest
 from pplib.sweep.configuration import missing_trials
 from pplib.sweep.experiment import choose_points, count_units
 from pplib.sweep.report import OBJECTIVES
 from pplib.sweep.results import claim_folder, drop_details, read_summary, write_summary
+from pplib.testbed.namespaces import choose_engine
 from pplib.testbed.session import workers_up
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -66,25 +68,37 @@ def run_grid(path: Path) -> int:
     first = grid.configurations[0]
     testbed = load_testbed(project_path(first.devices))
     points = {config.identity: _points(config) for config in grid.configurations}
+    if any(config.link_profile.shaped for config in grid.configurations):
+        choose_engine(testbed.link_engine)
     for config in grid.configurations:
         testbed.first(config.num_stages)
         claim_folder(config, testbed)
     unfinished = [config for config in grid.configurations if not _is_complete(config, points[config.identity])]
     if unfinished:
         total = sum(config.repeats * (points[config.identity][1] or 1) for config in grid.configurations)
-        backends = sorted({config.backend for config in unfinished})
-        with _progress(first.results, total), workers_up(testbed, backends):
-            for config in unfinished:
-                execute(
-                    NOTEBOOKS / "sweep.ipynb",
-                    config.folder / "sweep.ipynb",
-                    {**config.as_dict(), "output_dir": str(project_path(config.output_dir))},
-                )
+        with _progress(first.results, total):
+            for shaped in (False, True):
+                _run_configurations([one for one in unfinished if one.link_profile.shaped == shaped], testbed, shaped)
     summary = write_summary(first.results)
     execute(NOTEBOOKS / "analyze.ipynb", first.results / "analyze.ipynb", {"results": str(first.results)})
     if grid.keep == "summary":
         drop_details(first.results)
     return _tell(summary)
+
+
+def _run_configurations(configurations: Sequence[Configuration], testbed: Testbed, shaped: bool) -> None:
+    """Execute the sweep notebook for each, all on the same workers: the link is shaped here, for those that ask."""
+    if not configurations:
+        return
+    backends = sorted({config.backend for config in configurations})
+    with workers_up(testbed, backends, shaped) as session:
+        for config in configurations:
+            session.set_link(config.link_profile)
+            execute(
+                NOTEBOOKS / "sweep.ipynb",
+                config.folder / "sweep.ipynb",
+                {**config.as_dict(), "output_dir": str(project_path(config.output_dir))},
+            )
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
@@ -110,6 +124,11 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
         )
     except PapermillExecutionError as exc:
         raise NotebookError(f"{exc.ename.rpartition('.')[2]}: {exc.evalue}\nthe executed copy is {output}") from exc
+    except DeadKernelError as exc:
+        raise NotebookError(
+            f"the kernel of {notebook.name} died (killed, or out of memory): trials already done are kept; start "
+            f"again to do the rest\nthe executed copy is {output}"
+        ) from exc
 
 
 def _points(config: Configuration) -> tuple[list[tuple[int, ...]], int]:

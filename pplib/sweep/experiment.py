@@ -15,6 +15,7 @@ from pplib.config import Configuration, project_path
 from pplib.devices import Testbed, load_testbed
 from pplib.environment import load_environment
 from pplib.errors import PartitionError, TrialError
+from pplib.links import LinkProfile
 from pplib.model.data import load_images
 from pplib.model.partition import PartitionedModel, combinations, validate_points, verify_cut
 from pplib.model.profile import profile_model
@@ -35,6 +36,7 @@ class Experiment:
 
     config: Configuration
     testbed: Testbed
+    link: LinkProfile
     model: nn.Module
     weights: WeightsFile
     batches: list[torch.Tensor]
@@ -93,10 +95,17 @@ class Experiment:
             worst = max(worst, error)
         return worst
 
-    def trial_timeout_s(self, count: int) -> float:
-        """A limit no healthy trial comes near: 20 times what one core of this machine would need."""
+    def trial_timeout_s(self, plan: PipelinePlan) -> float:
+        """A limit no healthy trial comes near: 20 times what one core of this machine would need, and 5 times
+        what the link would need.
+        """
         slowest = max(device.slowdown for device in self.testbed.devices)
-        return 60.0 + 20.0 * self.model_s * slowest * count
+        link_s = sum(
+            way.delay_s + way.jitter_s + (tensor.num_bytes * 8 / way.rate_bit_s if way.rate_bit_s else 0.0)
+            for tensor in plan.tensors[1:]  # the last one is the result on its way back
+            for way in (self.link.forward, self.link.backward)
+        )
+        return 60.0 + (20.0 * self.model_s * slowest + 5.0 * link_s) * self.config.total_microbatches
 
 
 def prepare(config: Configuration) -> Experiment:
@@ -127,6 +136,7 @@ def prepare(config: Configuration) -> Experiment:
     return Experiment(
         config=config,
         testbed=testbed,
+        link=config.link_profile,
         model=model,
         weights=save_weights(model),
         batches=batches,

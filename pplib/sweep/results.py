@@ -24,6 +24,8 @@ def claim_folder(config: Configuration, testbed: Testbed) -> None:
     """
     path = config.folder / "configuration.json"
     ours = {**config.measured(), "devices": plain(testbed)["devices"]}
+    if config.link_profile.shaped:
+        ours["link_profile"] = plain(config.link_profile)
     if path.exists():
         try:
             theirs: dict[str, Any] = msgspec.json.decode(path.read_bytes())
@@ -40,9 +42,14 @@ def claim_folder(config: Configuration, testbed: Testbed) -> None:
 
 
 def is_done(config: Configuration, points: tuple[int, ...], repeat: int) -> bool:
-    """Whether this trial was measured; a failed one counts as missing."""
+    """Whether this trial was measured; a failed one counts as missing, as does one over a shaped link
+    that was not found right afterwards.
+    """
     path = trial_path(config.folder, points, repeat)
-    return path.exists() and read_record(path).status == "ok"
+    if not path.exists():
+        return False
+    record = read_record(path)
+    return record.status == "ok" and (record.link is None or record.link.verified)
 
 
 def read_records(folder: Path) -> list[TrialRecord]:
@@ -85,7 +92,7 @@ def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFr
     """
     from pplib.runtime.timeline import Parts
 
-    parts = Parts(record.timelines)
+    parts = Parts(record.timelines, propagation_s=record.link.profile.forward.delay_s if record.link else 0.0)
     total = len(record.returned_s)
     shown = range(total)[record.measured] if measured_only else range(total)
     rows = []

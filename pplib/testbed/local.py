@@ -15,23 +15,31 @@ from pathlib import Path
 import msgspec
 
 from pplib.devices import Device, Testbed, assign_cores
-from pplib.environment import load_environment
+from pplib.environment import INTERFACE_VARIABLES, load_environment
 from pplib.errors import WorkerError
 from pplib.runtime.serve import Ready
+from pplib.testbed.namespaces import Namespaces, Place
 
 WORKERS = Path(__file__).resolve().parents[2] / "workers"
 
 
 class LocalWorker:
-    """One worker process. It ends when this process ends, however that happens: it reads from our pipe."""
+    """One worker process. It ends when this process ends, however that happens: it reads from our pipe.
 
-    def __init__(self, device: Device, cores: Sequence[int], token: bytes, script: str, logs: Path) -> None:
+    Its control connection is a Unix socket in `folder`, so that it can be reached in whatever network
+    its data plane is: that of this machine, or the one of `place` in an emulated network.
+    """
+
+    def __init__(
+        self, device: Device, cores: Sequence[int], token: bytes, script: str, folder: Path, place: Place | None
+    ) -> None:
         self.device, self.cores = device, tuple(cores)
-        self.log = logs / f"{device.name}.log"
+        self.log = folder / f"{device.name}.log"
+        localhost = "127.0.0.1" if device.host == "localhost" else device.host
         arguments: dict[str, object] = {
             "--name": device.name,
-            "--host": "127.0.0.1" if device.host == "localhost" else device.host,
-            "--control-port": device.control_port,
+            "--control": folder / f"{device.name}.control",
+            "--host": place.address if place else localhost,
             "--data-port": device.data_port,
             "--torch-device": device.torch_device,
             "--threads": device.threads,
@@ -39,13 +47,16 @@ class LocalWorker:
             "--slowdown": device.slowdown,
             "--rpc-threads": device.rpc_threads,
             "--prefetch": device.prefetch,
-            "--interface": device.interface,
+            "--interface": place.interface if place else device.interface,
             "--idle-w": device.idle_w,
             "--busy-w": device.busy_w,
         }
         threads = str(device.threads)
+        interfaces = load_environment().interface_variables
+        if place:
+            interfaces = dict.fromkeys(INTERFACE_VARIABLES, place.interface)
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process = (place.popen if place else subprocess.Popen)(
                 [
                     sys.executable,
                     str(WORKERS / script),
@@ -59,7 +70,7 @@ class LocalWorker:
                     "OMP_NUM_THREADS": threads,
                     "MKL_NUM_THREADS": threads,
                     "PYTHONPATH": _import_path(),
-                    **load_environment().interface_variables,
+                    **interfaces,
                 },
                 start_new_session=True,  # Ctrl-C is the coordinator's to handle
             )
@@ -141,17 +152,19 @@ def _import_path() -> str:
 
 
 @contextlib.contextmanager
-def local_workers(testbed: Testbed, token: bytes, backends: Sequence[str]) -> Iterator[list[tuple[LocalWorker, Ready]]]:
-    """Start one worker per device, all at once; stop them all on the way out.
+def local_workers(
+    testbed: Testbed, token: bytes, backends: Sequence[str], net: Namespaces | None = None
+) -> Iterator[list[tuple[LocalWorker, Ready]]]:
+    """Start one worker per device, all at once, in the emulated network if there is one; stop them on the way out.
 
     Raises:
         WorkerError: one did not start.
     """
     script = "rpc_worker.py" if "rpc" in backends else "socket_worker.py"
-    with tempfile.TemporaryDirectory(prefix="paretopipe-") as logs, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="paretopipe-") as folder, contextlib.ExitStack() as stack:
         workers = []
-        for device, cores in zip(testbed.devices, assign_cores(testbed.devices), strict=True):
-            worker = LocalWorker(device, cores, token, script, Path(logs))
+        for i, (device, cores) in enumerate(zip(testbed.devices, assign_cores(testbed.devices), strict=True)):
+            worker = LocalWorker(device, cores, token, script, Path(folder), net.place(i) if net else None)
             stack.callback(worker.stop)
             workers.append(worker)
         yield [(worker, worker.wait_ready(testbed.ready_timeout_s)) for worker in workers]

@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -78,6 +78,14 @@ def choose_engine(engine: Engine) -> Literal["tc", "userspace"]:
     return engine
 
 
+class Place(NamedTuple):
+    """One device of a running chain: its address, its interface, and how to start a command there."""
+
+    address: str
+    interface: str
+    popen: Callable[..., subprocess.Popen[Any]]
+
+
 class Namespaces:
     """A running chain. Use `namespaces(...)`, which ends it as well. Calls are safe from several threads."""
 
@@ -108,6 +116,10 @@ class Namespaces:
     def pid(self) -> int:
         """The process id of the keeper."""
         return self._keeper.pid
+
+    def place(self, device: int) -> Place:
+        """What a program that is to run on a device needs to know."""
+        return Place(self.addresses[device], self.interfaces[device], functools.partial(self.popen, device))
 
     def prefix(self, device: int) -> list[str]:
         """The words to put before a command so that it runs in the network of a device.

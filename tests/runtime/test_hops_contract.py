@@ -49,7 +49,7 @@ def socket():
 @contextlib.contextmanager
 def rpc():
     """A group of one: this process sends to itself, through the same calls."""
-    with listen("127.0.0.1", 0, "probe") as probe:
+    with listen(("127.0.0.1", 0), "probe") as probe:
         port = probe.getsockname()[1]
     hops = RpcHops(uuid.uuid4().hex, 0, [("self", "127.0.0.1", 0)], ("127.0.0.1", port), 2, 20)
     yield hops, hops
@@ -74,14 +74,15 @@ def test_tensors_arrive_in_order_bit_for_bit_and_in_their_layout(hop):
     after.receiver.start(SPEC, 1)
     deadline = Deadline(10, "test")
     for seq in range(5):
-        before.sender.send(seq, tensor(seq), deadline)
-    slot, last = SPEC.allocate(), 0
+        before.sender.send(seq, tensor(seq), seq == 4, deadline)
+    slot, latest = SPEC.allocate(), 0
     for seq in range(5):
-        got, received_ns = after.receiver.receive(seq, slot, deadline)
+        got, received_ns, last = after.receiver.receive(seq, slot, deadline)
         assert torch.equal(got, tensor(seq))
         assert got.is_contiguous(memory_format=torch.channels_last)
-        assert received_ns >= last
-        last = received_ns
+        assert received_ns >= latest
+        latest = received_ns
+        assert last == (seq == 4)
     before.sender.flush(deadline)
     assert before.sender.payload_bytes >= SPEC.num_bytes
 
@@ -91,7 +92,7 @@ def test_a_tensor_of_another_shape_is_refused_with_both_shapes(hop):
     other = TensorSpec((2, 4, 3, 5), "float32", "channels_last")
     before.sender.start(other, 1)
     after.receiver.start(SPEC, 1)
-    before.sender.send(0, other.allocate().zero_(), Deadline(10, "test"))
+    before.sender.send(0, other.allocate().zero_(), False, Deadline(10, "test"))
     with pytest.raises(TransportError, match=r"\(2, 4, 3, 5\).*expected microbatch 0 of trial 1.*\(2, 3, 4, 5\)"):
         after.receiver.receive(0, SPEC.allocate(), Deadline(10, "test"))
 
@@ -100,7 +101,7 @@ def test_a_tensor_of_another_trial_is_refused(hop):
     before, after = hop
     before.sender.start(SPEC, 1)
     after.receiver.start(SPEC, 2)
-    before.sender.send(0, tensor(0), Deadline(10, "test"))
+    before.sender.send(0, tensor(0), False, Deadline(10, "test"))
     with pytest.raises(TransportError, match=r"of trial 1 .*expected microbatch 0 of trial 2"):
         after.receiver.receive(0, SPEC.allocate(), Deadline(10, "test"))
 
@@ -110,8 +111,8 @@ def test_a_microbatch_that_was_there_already_is_refused(hop):
     before.sender.start(SPEC, 1)
     after.receiver.start(SPEC, 1)
     deadline = Deadline(10, "test")
-    before.sender.send(0, tensor(0), deadline)
-    before.sender.send(0, tensor(0), deadline)
+    before.sender.send(0, tensor(0), False, deadline)
+    before.sender.send(0, tensor(0), False, deadline)
     after.receiver.receive(0, SPEC.allocate(), deadline)
     with pytest.raises(TransportError, match=r"sent microbatch 0 .*expected microbatch 1"):
         after.receiver.receive(1, SPEC.allocate(), deadline)

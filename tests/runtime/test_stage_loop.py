@@ -12,12 +12,12 @@ from pplib.errors import TransportError
 from pplib.runtime.connection import Deadline
 from pplib.runtime.hops import in_process_ring
 from pplib.runtime.plan import TensorSpec
-from pplib.runtime.stage_loop import StageLoop
+from pplib.runtime.stage_loop import Length, StageLoop
 
 SPEC = TensorSpec((2, 3), "float32")
 
 
-def pipeline(runners, in_flight, count, slowdown=1.0, timeout_s=20.0):
+def pipeline(runners, in_flight, count=0, slowdown=1.0, timeout_s=20.0, length=None):
     """Run one pipeline of `runners` in threads of this process; its loops, and what each raised."""
     ring, stages = in_process_ring(len(runners)), len(runners)
     inputs = [torch.full(SPEC.shape, float(i)) for i in range(3)]
@@ -40,7 +40,7 @@ def pipeline(runners, in_flight, count, slowdown=1.0, timeout_s=20.0):
 
     def run(i):
         try:
-            loops[i].run(ring[i], 1, count, Deadline(timeout_s, "trial"))
+            loops[i].run(ring[i], 1, length or Length(count, count), Deadline(timeout_s, "trial"))
         except TransportError as exc:
             errors[i] = exc
         except RuntimeError as exc:
@@ -89,6 +89,26 @@ def test_never_more_microbatches_in_the_pipeline_than_asked(in_flight):
         assert any(admitted[n + 1] < returned[n] for n in range(11)), "stages must overlap"
 
 
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_a_trial_with_a_limit_ends_about_then_and_all_stages_agree_on_its_length(in_flight):
+    """Each microbatch holds the slowest stage for 20 ms; 0.4 s are enough for some 20 of the 1000."""
+    begun = time.monotonic()
+    loops, errors = pipeline([double, busy(0.02), double], in_flight, length=Length(1000, 3, limit_s=0.4))
+    took_s = time.monotonic() - begun
+    assert errors == [None] * 3
+    (count,) = {len(loop.trace.compute_end_ns) for loop in loops}
+    assert len(loops[0].trace.returned_ns) == len(loops[-1].outputs) == count
+    assert 5 <= count <= 21
+    trace = loops[0].trace
+    assert (trace.returned_ns[-1] - trace.received_ns[0]) * 1e-9 < 0.6
+    assert took_s < 5
+
+
+def test_a_trial_with_a_limit_has_its_least_length_all_the_same():
+    loops, _ = pipeline([double, busy(0.05)], 2, length=Length(1000, 6, limit_s=0.01))
+    assert len(loops[-1].outputs) == 6
+
+
 def test_an_emulated_slow_device_computes_longer_and_the_trace_shows_it():
     loops, _ = pipeline([busy(0.01), double], 1, count=4, slowdown=3.0)
     trace = loops[0].trace
@@ -112,7 +132,7 @@ def test_a_stage_that_gets_nothing_ends_at_the_deadline():
         double, stage_index=1, num_stages=2, tensor_in=SPEC, tensor_out=SPEC, result=SPEC, in_flight=1, slots=1
     )
     with pytest.raises(TransportError, match="trial: nothing happened for 0 s"):
-        loop.run(ring[1], 1, 3, Deadline(0.4, "trial"))
+        loop.run(ring[1], 1, Length(3, 3), Deadline(0.4, "trial"))
 
 
 def test_stop_ends_a_running_stage_from_another_thread():
@@ -123,5 +143,5 @@ def test_stop_ends_a_running_stage_from_another_thread():
     timer = threading.Timer(0.2, loop.stop, (TransportError("given up"),))
     timer.start()
     with pytest.raises(TransportError, match="given up"):
-        loop.run(ring[1], 1, 3, Deadline(30, "trial"))
+        loop.run(ring[1], 1, Length(3, 3), Deadline(30, "trial"))
     timer.join()

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pplib.errors import TrialError
+from pplib.links import Direction, LinkProfile
 from pplib.records import StageTimeline
-from pplib.runtime.clock import ClockOffset, measure_offset
+from pplib.runtime.clock import SAME_CLOCK, Clock, ClockOffset, measure_offset
 from pplib.runtime.messages import Ran
+from pplib.runtime.plausible import check_plausible
 from pplib.runtime.timeline import ALL, Parts, common_timelines, measure
 from pplib.runtime.usage import Usage
 
@@ -97,14 +99,72 @@ def test_a_transfer_faster_than_the_clocks_allow_fails_the_trial():
     timelines, returned = by_hand()
     timelines[1].received_s = [1.5, 5]
     with pytest.raises(TrialError, match=r"hop 0: a transfer took -0\.500000 s"):
-        measure(timelines, returned, ALL, 4)
+        check_plausible(timelines, ALL, [100])
     timelines[1].clock_error_s = 0.6
+    check_plausible(timelines, ALL, [100])
     assert measure(timelines, returned, ALL, 4)["clock_error_s"] == pytest.approx(0.6)
+
+
+def over_a_link(count=4, payload_s=2.0, delay_s=5.0):
+    """Microbatches sent at 0, 1, 2, ...: each takes `payload_s` of the link's time, and is there `delay_s` later."""
+    sent = [float(n) for n in range(count)]
+    received = [n * payload_s + payload_s + delay_s for n in range(count)]
+    return [
+        stage(0, sent, sent, sent, sent, sent),
+        stage(1, [0.0] * count, received, received, received, received),
+    ], [one + delay_s for one in received]
+
+
+def far(**way):
+    return LinkProfile(name="far", forward=Direction(**way), backward=Direction(**way))
+
+
+def test_the_delay_of_a_link_is_part_of_a_transfer_but_the_next_one_need_not_wait_for_it():
+    timelines, returned = over_a_link()
+    parts = Parts(timelines, propagation_s=5.0)
+    assert parts.transfer[0] == pytest.approx([7, 7, 7, 7])
+    assert parts.hop_queue[0] == pytest.approx([0, 1, 2, 3])
+    assert parts.busy[0] == pytest.approx([2, 2, 2, 2])
+    got = measure(timelines, returned, ALL, 4, far(delay_s=5.0))
+    assert got["bottleneck"] == "hop 0"
+    assert got["bound_img_s"] == pytest.approx(2)
+    assert got["efficiency"] == pytest.approx(1)
+    assert got["return_transfer_s"] == pytest.approx(5)
+
+
+def test_a_hop_that_carries_more_than_its_rate_fails_the_trial():
+    timelines, _ = over_a_link(payload_s=2.0, delay_s=5.0)
+    payload = 1_000_000  # in 2 s: 4 Mbit/s
+    check_plausible(timelines, ALL, [payload], far(delay_s=5.0, rate_bit_s=4e6))
+    with pytest.raises(
+        TrialError, match=r"hop 0: 4 transfers of 1000000 bytes took 8\.000000 s .*more than 3\.000 Mbit"
+    ):
+        check_plausible(timelines, ALL, [payload], far(delay_s=5.0, rate_bit_s=3e6))
+
+
+def test_a_transfer_faster_than_the_delay_fails_the_trial_but_jitter_may_shorten_it():
+    timelines, _ = over_a_link(delay_s=5.0)
+    check_plausible(timelines, ALL, [100], far(delay_s=7.0))
+    with pytest.raises(TrialError, match=r"took 7\.000000 s, less than the link's delay of 8\.000000 s"):
+        check_plausible(timelines, ALL, [100], far(delay_s=8.0))
+    check_plausible(timelines, ALL, [100], far(delay_s=8.0, jitter_s=1.5))
+
+
+def test_what_waited_in_the_receivers_kernel_is_not_taken_for_a_fast_link():
+    """The receiver was ready only at 20 s, and then got two microbatches at once from its own memory."""
+    timelines, _ = over_a_link(count=4)
+    timelines[1].ready_s = [0.0, 20.0, 20.0, 20.0]
+    timelines[1].received_s = [7.0, 20.0, 20.001, 20.002]
+    check_plausible(timelines, ALL, [1_000_000], far(delay_s=5.0, rate_bit_s=4e6))
 
 
 @st.composite
 def pipelines(draw):
-    """Timelines of a random pipeline of 2 to 4 stages that a simulation of the stage loop produces."""
+    """Timelines of a random pipeline of 2 to 4 stages that a simulation of the stage loop produces.
+
+    Every hop delays by `delay`, and carries the next microbatch meanwhile.
+    """
+    delay = draw(st.sampled_from([0.0, 0.05, 3.0]))
     stages, count = draw(st.integers(2, 4)), draw(st.integers(2, 8))
     in_flight = draw(st.integers(1, 4))
     duration = st.floats(1e-4, 2.0)
@@ -123,17 +183,18 @@ def pipelines(draw):
             for key, value in (("ready", 0.0), ("received", arrival), ("start", start), ("end", end), ("sent", sent)):
                 row[key].append(value)
             busy_until = (rows[i + 1]["received"][-1] if i + 1 < stages else returned[-1]) if n else 0.0
-            arrival = max(sent, busy_until) + carry[i][n]
+            arrival = max(sent, busy_until - delay) + carry[i][n] + delay
         returned.append(arrival)
-    return [stage(i, r["ready"], r["received"], r["start"], r["end"], r["sent"]) for i, r in enumerate(rows)], returned
+    timelines = [stage(i, r["ready"], r["received"], r["start"], r["end"], r["sent"]) for i, r in enumerate(rows)]
+    return timelines, returned, delay
 
 
 @given(pipelines(), st.integers(1, 16))
 @settings(max_examples=150, deadline=None)
 def test_the_parts_add_up_to_the_whole_and_no_pipeline_beats_its_bound(pipeline, batch_size):
-    timelines, returned = pipeline
-    got = measure(timelines, returned, ALL, batch_size)
-    parts = Parts(timelines)
+    timelines, returned, delay = pipeline
+    got = measure(timelines, returned, ALL, batch_size, far(delay_s=delay))
+    parts = Parts(timelines, propagation_s=delay)
     latency = np.array(timelines[-1].compute_end_s) - np.array(timelines[0].received_s)
     assert parts.latency == pytest.approx(latency, abs=1e-9)
     for one in [*parts.compute, *parts.transfer, *parts.stage_queue, *parts.hop_queue]:
@@ -142,6 +203,34 @@ def test_the_parts_add_up_to_the_whole_and_no_pipeline_beats_its_bound(pipeline,
     named += [f"hop{i}_{part}_s" for i in range(len(timelines) - 1) for part in ("transfer", "queue")]
     assert sum(got[name] for name in named) == pytest.approx(got["latency_mean_s"], abs=1e-9)
     assert got["compute_s"] + got["transfer_s"] + got["queue_s"] == pytest.approx(got["latency_mean_s"], abs=1e-9)
+
+
+def at(offset_s, error_s, when_s):
+    return ClockOffset(round(offset_s * 1e9), round(error_s * 1e9), round(when_s * 1e9))
+
+
+def steady(offset_s, error_s):
+    return Clock(at(offset_s, error_s, offset_s), at(offset_s, error_s, offset_s + 20))
+
+
+def test_a_clock_that_drifts_is_converted_along_the_way_and_all_of_the_drift_is_in_the_bound():
+    clock = Clock(at(5.0, 0.001, 5.0), at(5.004, 0.002, 15.0))  # 4 ms in 10 s
+    assert clock.drift_s == pytest.approx(0.004)
+    assert clock.error_s == pytest.approx(0.006)
+    assert clock.to_ours(5_000_000_000) == 0
+    assert clock.to_ours(15_000_000_000) == 9_996_000_000
+    assert clock.to_ours(10_000_000_000) == 4_998_000_000
+    clock.check("pi")
+
+
+def test_a_clock_that_jumps_fails_the_trial_and_names_the_device():
+    with pytest.raises(TrialError, match=r"pi: its clock moved by 0\.500000 s against ours within 10\.000 s"):
+        Clock(at(5.0, 0.001, 5.0), at(5.5, 0.001, 15.0)).check("pi")
+
+
+def test_one_clock_is_converted_exactly():
+    assert SAME_CLOCK.to_ours(987_654_321_987_654_321) == 987_654_321_987_654_321
+    assert SAME_CLOCK.error_s == 0
 
 
 def test_traces_of_two_clocks_come_to_one_base():
@@ -160,7 +249,7 @@ def test_traces_of_two_clocks_come_to_one_base():
             usage=Usage(),
         )
 
-    clocks = [ClockOffset(3.0, 0.001), ClockOffset(-5.0, 0.002)]
+    clocks = [steady(3.0, 0.001), steady(-5.0, 0.002)]
     timelines, returned = common_timelines([ran(3.0), ran(-5.0)], ["a", "b"], clocks)
     assert timelines[0].received_s == pytest.approx([0, 1], abs=1e-9)
     assert timelines[1].received_s == pytest.approx([0, 1], abs=1e-9)
@@ -180,5 +269,5 @@ def test_the_offset_of_a_shifted_clock_lies_within_its_bound_even_on_an_unequal_
 
     monkeypatch.setattr("time.monotonic_ns", lambda: now[0])
     offset = measure_offset(ask)
-    assert offset.error_s == pytest.approx((out_ms + back_ms) / 2e3)
-    assert abs(offset.offset_s - 42) <= offset.error_s + 1e-9
+    assert offset.error_ns == pytest.approx((out_ms + back_ms) / 2 * 1e6)
+    assert abs(offset.offset_ns - shift_ns) <= offset.error_ns

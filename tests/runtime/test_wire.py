@@ -17,7 +17,14 @@ from pplib.runtime.connection import Connection, Deadline, connect, listen
 from pplib.runtime.handshake import CONTROL, DATA, admit, greet
 from pplib.runtime.plan import PipelinePlan, TensorSpec
 from pplib.runtime.socket_hops import SocketReceiver, SocketSender
-from pplib.runtime.wire import TENSOR_HEADER_BYTES, check_tensor_header, receive_message, send_message, tensor_header
+from pplib.runtime.wire import (
+    TENSOR_HEADER_BYTES,
+    VERSION,
+    check_tensor_header,
+    receive_message,
+    send_message,
+    tensor_header,
+)
 
 SPEC = TensorSpec((2, 3), "float32")
 TOKEN = b"secret" * 6
@@ -25,8 +32,8 @@ TOKEN = b"secret" * 6
 
 @pytest.fixture
 def pair():
-    server = listen("127.0.0.1", 0, "test")
-    client = connect("127.0.0.1", server.getsockname()[1], "server", 5)
+    server = listen(("127.0.0.1", 0), "test")
+    client = connect(server.getsockname(), "server", 5)
     sock, _ = server.accept()
     server.close()
     accepted = Connection(sock, "client")
@@ -43,7 +50,7 @@ def test_a_truncated_tensor_is_an_error_that_says_how_much_came(pair):
     sender, receiver = pair
     hop = SocketReceiver(receiver)
     hop.start(SPEC, 1)
-    sender.send([tensor_header(SPEC, 1, 0), b"x" * 10], soon())
+    sender.send([tensor_header(SPEC, 1, 0, False), b"x" * 10], soon())
     sender.close()
     with pytest.raises(TransportError, match="client: closed the connection after 10 of 24 bytes"):
         hop.receive(0, SPEC.allocate(), soon())
@@ -64,9 +71,9 @@ def test_a_tensor_larger_than_the_socket_buffers_arrives_whole(pair):
     sender.start(spec, 1)
     receiver.start(spec, 1)
     sent = torch.arange(16 * 1024 * 1024, dtype=torch.float32).reshape(spec.shape)
-    thread = threading.Thread(target=sender.send, args=(0, sent, soon()))
+    thread = threading.Thread(target=sender.send, args=(0, sent, False, soon()))
     thread.start()
-    got, _ = receiver.receive(0, spec.allocate(), soon())
+    got, _, _ = receiver.receive(0, spec.allocate(), soon())
     thread.join(10)
     assert torch.equal(got, sent)
 
@@ -78,7 +85,7 @@ def test_every_dtype_crosses_the_wire(pair, dtype):
     sender.start(spec, 1)
     receiver.start(spec, 1)
     sent = torch.randn(3, 5).mul(3).to(spec.torch_dtype)
-    sender.send(0, sent, soon())
+    sender.send(0, sent, False, soon())
     assert torch.equal(receiver.receive(0, spec.allocate(), soon())[0], sent)
 
 
@@ -92,14 +99,14 @@ def test_any_other_header_is_refused_and_none_crashes(data):
 @given(st.integers(0, TENSOR_HEADER_BYTES - 1), st.integers(1, 255))
 @settings(deadline=None)
 def test_a_header_with_any_byte_changed_is_refused(position, flip):
-    data = bytearray(tensor_header(SPEC, 7, 3))
+    data = bytearray(tensor_header(SPEC, 7, 3, False))
     data[position] ^= flip
     with pytest.raises(ProtocolError):
         check_tensor_header(bytes(data), SPEC, 7, 3, "peer")
 
 
 def test_a_message_longer_than_allowed_is_refused_before_memory_is_taken(pair):
-    pair[0].send([struct.pack("<4sHxxI", b"PPCT", 1, 2**31)], soon())
+    pair[0].send([struct.pack("<4sHxxI", b"PPCT", VERSION, 2**31)], soon())
     with pytest.raises(ProtocolError, match="announced a message of 2147483648 bytes"):
         receive_message(pair[1], soon())
 
@@ -185,20 +192,20 @@ def test_a_server_that_does_not_know_the_token_is_found_out(pair):
 
 
 def test_a_port_in_use_is_named_with_the_way_out():
-    with listen("127.0.0.1", 0, "first") as taken:
+    with listen(("127.0.0.1", 0), "first") as taken:
         port = taken.getsockname()[1]
         with pytest.raises(TransportError, match=rf"second: cannot listen on 127.0.0.1:{port}: Address already in use"):
-            listen("127.0.0.1", port, "second")
+            listen(("127.0.0.1", port), "second")
 
 
 def test_a_worker_never_listens_on_all_interfaces():
     for host in ("", "0.0.0.0", "::"):
         with pytest.raises(ProtocolError, match="refusing to listen on all interfaces"):
-            listen(host, 0, "worker")
+            listen((host, 0), "worker")
 
 
 def test_a_refused_connection_says_what_to_check():
-    with listen("127.0.0.1", 0, "probe") as probe:
+    with listen(("127.0.0.1", 0), "probe") as probe:
         port = probe.getsockname()[1]
     with pytest.raises(TransportError, match=f"127.0.0.1:{port} refused the connection: no worker listens there"):
-        connect("127.0.0.1", port, "device-0", 2)
+        connect(("127.0.0.1", port), "device-0", 2)

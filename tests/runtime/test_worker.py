@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -18,7 +19,9 @@ from pplib.config import configuration
 from pplib.devices import Device, Testbed
 from pplib.errors import HandshakeError, WorkerError
 from pplib.runtime.client import WorkerClient, WorkerLost
+from pplib.runtime.connection import endpoint_of
 from pplib.runtime.coordinator import Coordinator
+from pplib.runtime.stage_loop import Length
 from pplib.sweep.experiment import prepare
 from pplib.testbed.local import WORKERS, local_workers
 
@@ -30,7 +33,7 @@ TINY = {"model": "tests.models:tiny", "num_images": 8, "batch_size": 2, "in_flig
 def coordinator(devices, backends=("socket",), **changes):
     testbed = Testbed(devices=devices, **changes)
     with local_workers(testbed, TOKEN, backends) as started:
-        clients = [WorkerClient(r.name, "127.0.0.1", r.control_port, TOKEN, w.autopsy) for w, r in started]
+        clients = [WorkerClient(r.name, r.control, TOKEN, w.autopsy) for w, r in started]
         with Coordinator(clients) as pipeline:
             pipeline.started = started
             yield pipeline
@@ -43,12 +46,16 @@ def two_workers():
         yield pipeline
 
 
+def exactly(count):
+    return Length(count, count)
+
+
 def run(pipeline, experiment, points, backend="socket"):
     plan = experiment.plan(points)
     pipeline.put_inputs(experiment.batches, experiment.input_spec)
     pipeline.open(backend)
     prepared = pipeline.prepare(plan)
-    return prepared, pipeline.run(plan, 1 + len(experiment.batches), 60)
+    return prepared, pipeline.run(plan, exactly(1 + len(experiment.batches)), 60)
 
 
 @pytest.mark.parametrize("backend", ["socket", "rpc"])
@@ -134,10 +141,10 @@ def test_after_a_run_that_was_given_up_the_next_one_is_right(backend):
         pipeline.open(backend)
         pipeline.prepare(plan)
         with pytest.raises(WorkerError, match=r"nothing happened for 1 s|given up|closed"):
-            pipeline.run(plan, 50, 1.0)
+            pipeline.run(plan, exactly(50), 1.0)
         pipeline.open(backend)
         pipeline.prepare(plan)
-        result = pipeline.run(plan, 2, 60)
+        result = pipeline.run(plan, exactly(2), 60)
         assert experiment.check_outputs(result.outputs) < 1e-4
 
 
@@ -149,9 +156,9 @@ def test_a_worker_of_another_version_is_refused_with_both_versions():
     try:
         process.stdin.write(TOKEN.hex() + "\n")
         process.stdin.flush()
-        port = int(process.stdout.readline().partition('"control_port":')[2].partition(",")[0])
+        control = endpoint_of(json.loads(process.stdout.readline())["control"])
         with pytest.raises(HandshakeError, match=r"old: runs ParetoPipe '0\.0\.1'.*install the same version on both"):
-            WorkerClient("old", "127.0.0.1", port, TOKEN)
+            WorkerClient("old", control, TOKEN)
     finally:
         process.stdin.close()
         process.wait(10)
@@ -159,20 +166,20 @@ def test_a_worker_of_another_version_is_refused_with_both_versions():
 
 
 def test_a_worker_of_another_run_is_not_usable(two_workers):
-    port = two_workers.started[0][1].control_port
+    control = two_workers.started[0][1].control
     with pytest.raises(WorkerError, match=r"a: the worker at .* ended the handshake .*: it belongs to another run"):
-        WorkerClient("a", "127.0.0.1", port, b"another token of 32 bytes length")
+        WorkerClient("a", control, b"another token of 32 bytes length")
 
 
 def test_a_second_coordinator_is_told_that_the_worker_is_taken(two_workers):
-    port = two_workers.started[0][1].control_port
+    control = two_workers.started[0][1].control
     with pytest.raises(WorkerError, match="a: another coordinator is using this worker"):
-        WorkerClient("a", "127.0.0.1", port, TOKEN)
+        WorkerClient("a", control, TOKEN)
 
 
 def test_a_port_in_use_stops_the_start_with_the_way_out(two_workers):
-    port = two_workers.started[0][1].control_port
-    testbed = Testbed(devices=[Device(name="c", control_port=port), Device(name="d")])
+    port = two_workers.workers[0].description.data_port
+    testbed = Testbed(devices=[Device(name="c", data_port=port), Device(name="d")])
     with (
         pytest.raises(WorkerError, match=rf"c: the worker did not start: .*cannot listen on 127\.0\.0\.1:{port}"),
         local_workers(testbed, TOKEN, ["socket"]),
@@ -195,7 +202,7 @@ def test_stages_of_unlike_plans_never_run_together(two_workers):
     two_workers.open("socket")
     two_workers.prepare(one.plan((2,)))
     with pytest.raises(WorkerError, match="asked to run a plan that this worker has not prepared"):
-        two_workers.run(other.plan((2,)), 3, 30)
+        two_workers.run(other.plan((2,)), exactly(3), 30)
     _, result = run(two_workers, one, (2,))
     one.check_outputs(result.outputs)
 
