@@ -1,0 +1,61 @@
+"""`python -m pplib.devices check FILE` and `python -m pplib.devices setup FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pplib.devices import load_testbed
+from pplib.errors import ParetoPipeError
+from pplib.testbed.check import check
+from pplib.testbed.setup import set_up
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check or set up the devices of a device file; the exit status is 1 if something required fails."""
+    parser = argparse.ArgumentParser(prog="python -m pplib.devices", description="The devices of a device file.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("check", "look at every device and the links between them, and say what to do about what is not well"),
+        ("setup", "bring every device from a fresh system to one that can run a worker"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("file", type=Path, help="the device file, such as params/devices/pi-pi.yaml")
+    options = parser.parse_args(arguments)
+    try:
+        testbed = load_testbed(options.file)
+        if options.command == "check":
+            report = check(testbed)
+            _write(str(report))
+            return 0 if report.ok else 1
+        done = set_up(testbed, _write)
+    except ParetoPipeError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: start it again to do the rest\n")
+        return 130
+    failed = False
+    for name, outcome in done.items():
+        if isinstance(outcome, ParetoPipeError):
+            failed = True
+            sys.stderr.write(f"{outcome}\n")
+        else:
+            _write(f"{name}: {outcome}")
+    return 1 if failed else 0
+
+
+_writing = threading.Lock()
+
+
+def _write(text: str) -> None:
+    with _writing:  # devices report side by side
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
