@@ -21,6 +21,7 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, point_table
 from pplib.config import Configuration, load_grid, project_path
 from pplib.devices import Testbed, load_testbed
 from pplib.errors import ConfigError, ParetoPipeError, nearest
+from pplib.links import UNSHAPED
 from pplib.sweep.configuration import missing_trials
 from pplib.sweep.experiment import choose_points, count_units
 from pplib.sweep.report import OBJECTIVES
@@ -174,7 +175,8 @@ def _tell(summary: Path) -> int:
         named = dict(zip(CONFIGURATION_KEYS, key, strict=True))
         front = pareto_front(group, OBJECTIVES)
         where = ", ".join(f"{name}" for name in front["partition_label"])
-        lines.append(f"front:   {named['model']} {named['backend']} in flight {named['in_flight']}: {where}")
+        over = "" if named["link"] == UNSHAPED.name else f" over {named['link']}"
+        lines.append(f"front:   {named['model']} {named['backend']}{over} in flight {named['in_flight']}: {where}")
     failed = int((frame["status"] != "ok").sum())
     if failed:
         first = frame[frame["status"] != "ok"].iloc[0]

@@ -136,9 +136,7 @@ def test_a_hop_that_carries_more_than_its_rate_fails_the_trial():
     timelines, _ = over_a_link(payload_s=2.0, delay_s=5.0)
     payload = 1_000_000  # in 2 s: 4 Mbit/s
     check_plausible(timelines, ALL, [payload], far(delay_s=5.0, rate_bit_s=4e6))
-    with pytest.raises(
-        TrialError, match=r"hop 0: 4 transfers of 1000000 bytes took 8\.000000 s .*more than 3\.000 Mbit"
-    ):
+    with pytest.raises(TrialError, match=r"hop 0: 4 transfers of 1000000 bytes took 8\.000000 s .*more than 3\.000"):
         check_plausible(timelines, ALL, [payload], far(delay_s=5.0, rate_bit_s=3e6))
 
 

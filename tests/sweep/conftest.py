@@ -17,9 +17,26 @@ TINY = {
     "repeats": 2,
     "devices": str(ROOT / "params" / "devices" / "local.yaml"),
 }
+LINKS = """
+none: {}
+near: {delay_s: 0.002}                           # quickly verified
+narrow: {delay_s: 0.002, rate_bit_s: 20_000_000}
+uneven:
+  forward: {delay_s: 0.004, rate_bit_s: 40_000_000}
+  backward: {delay_s: 0.001}
+"""
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """Parameters of a small configuration that writes below tmp_path."""
     return {**TINY, "output_dir": str(tmp_path / "out")}
+
+
+@pytest.fixture
+def links(tmp_path, monkeypatch):
+    """A folder to work in, with a link file of its own."""
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "links.yaml").write_text(LINKS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

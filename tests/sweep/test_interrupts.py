@@ -1,0 +1,118 @@
+"""Ended in the middle, over a shaped link: by Ctrl-C, by `kill -9` of the command or of the notebook's kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from pplib.records import read_record
+from pplib.sweep.batch import NOTEBOOKS
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 200
+SWEEP = [sys.executable, "-m", "pplib.sweep"]
+PAPERMILL = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOKS / "sweep.ipynb"), "out.ipynb"]
+
+
+def start(command, folder):
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def below(process):
+    """All processes under `process`, and the network namespaces they are in or hold, beside our own."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    own, found = str(Path("/proc/self/ns/net").readlink()), set()
+    for child in children:
+        with contextlib.suppress(OSError):
+            for link in [Path(f"/proc/{child.pid}/ns/net"), *Path(f"/proc/{child.pid}/fd").iterdir()]:
+                with contextlib.suppress(OSError):
+                    if str(link.readlink()).startswith("net:"):
+                        found.add(str(link.readlink()))
+    return children, found - {own}
+
+
+def held():
+    """The network namespaces that any process is in or holds."""
+    links = [*Path("/proc").glob("[0-9]*/ns/net"), *Path("/proc").glob("[0-9]*/fd/*")]
+    found = set()
+    for link in links:
+        with contextlib.suppress(OSError):
+            found.add(str(link.readlink()))
+    return found
+
+
+def verified(folder):
+    """Trials that are done for good: measured, and their link measured again."""
+    found = list(folder.glob("**/trials/*.json"))
+    return {path for path in found if (record := read_record(path)).status == "ok" and record.link.verified}
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def qdiscs():
+    return subprocess.run(["tc", "qdisc", "show"], capture_output=True, text=True, timeout=20, check=True).stdout
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("how", ["Ctrl-C", "kill -9 of the command", "kill -9 of the kernel", "kill -9 of papermill's"])
+def test_a_shaped_run_that_is_ended_leaves_nothing_and_goes_on_where_it_stopped(tiny, links, how):
+    interfaces, disciplines = sorted(Path("/sys/class/net").iterdir()), qdiscs()
+    values, trials = {**tiny, "link": "near", "repeats": 40}, links / "out" / "tiny"
+    (links / "values.yaml").write_text(yaml.safe_dump(values))
+    command = [*PAPERMILL, "-f", "values.yaml"] if "papermill" in how else [*SWEEP, "values.yaml"]
+    process = start(command, links)
+    wait_for(lambda: len(verified(trials)) >= 3, process)
+    children, spaces = below(process)
+    assert len(children) >= 4, "two workers, a keeper of the network, and a kernel"
+    assert len(spaces) >= 2, "one for each device"
+    if "kernel" in how or "papermill" in how:
+        (kernel,) = [one for one in children if "ipykernel_launcher" in " ".join(one.cmdline())]
+        kernel.kill()
+    else:
+        process.send_signal(signal.SIGINT if how == "Ctrl-C" else signal.SIGKILL)
+    _, error = process.communicate(timeout=100)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    assert not spaces & held()
+    assert sorted(Path("/sys/class/net").iterdir()) == interfaces
+    assert qdiscs() == disciplines
+    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("kernel-ipc*"))
+    if how == "Ctrl-C":
+        assert process.returncode == 130
+        assert b"trials already done are kept" in error
+    if how == "kill -9 of the kernel":
+        assert process.returncode == 1
+        assert b"the kernel of sweep.ipynb died" in error
+        assert b"start again to do the rest" in error
+    kept = {path: path.stat().st_mtime_ns for path in verified(trials)}
+    assert len(kept) >= 3
+    if how != "Ctrl-C":
+        return  # what is on the disk is the same: going on is shown once
+    (links / "values.yaml").write_text(yaml.safe_dump({**values, "repeats": 2}))
+    again = start([*SWEEP, "values.yaml"], links)
+    _, error = again.communicate(timeout=240)
+    assert again.returncode == 0, error.decode()
+    assert all(path.stat().st_mtime_ns == kept[path] for path in kept), "nothing is done twice"
+    assert len(verified(trials)) >= 6

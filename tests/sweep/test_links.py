@@ -1,0 +1,192 @@
+"""Configurations over shaped links: what crosses them, how they are verified, and what happens if they are wrong."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import pytest
+
+from pplib.config import configuration
+from pplib.errors import ConfigError, OutputError, TrialError
+from pplib.links import Direction, HopMeasurement, LinkProfile, deviations
+from pplib.records import read_record, trial_path, write_record
+from pplib.sweep import configuration as sweep
+from pplib.sweep.configuration import missing_trials, run_missing, run_once
+from pplib.sweep.experiment import prepare
+from pplib.sweep.results import read_records, timeline_frame
+from pplib.testbed import namespaces, session
+from pplib.testbed.keeper import Offers
+
+
+@pytest.fixture
+def run(tiny, links):
+    """Run the small configuration over a link; its experiment and its rows."""
+
+    def _run(**changes):
+        experiment = prepare(configuration({**tiny, "repeats": 1, **changes}))
+        return experiment, run_missing(experiment, progress=False)
+
+    return _run
+
+
+@pytest.mark.parametrize("backend", ["socket", "rpc"])
+def test_every_byte_crosses_the_shaped_link_and_the_times_are_those_of_the_link(run, backend):
+    experiment, rows = run(link="narrow", backend=backend, partition_points=[2, 4])
+    assert rows["status"].tolist() == ["ok", "ok"], rows["error"].tolist()
+    assert set(rows["link_engine"]) <= {"tc", "userspace"}
+    for _, row in rows.iterrows():
+        count = experiment.config.total_microbatches
+        crossed = row["payload_bytes"] * count
+        # Headers, acknowledgements of the results, and what rpc says beside the tensors.
+        assert crossed <= row["stage0_sent_bytes"] <= crossed * 1.1 + 20_000
+        assert crossed <= row["stage1_received_bytes"] <= crossed * 1.1 + 20_000
+        at_least = 0.002 + row["payload_bytes"] * 8 / 20e6
+        assert row["hop0_transfer_s"] >= at_least * 0.95
+        assert row["efficiency"] < 1.1
+        assert row["link_requested_rtt_s"] == 0.004
+        for when in ("before", "after"):
+            assert row[f"hop0_rtt_{when}_s"] == pytest.approx(0.004, abs=0.0014)
+            assert row[f"hop0_forward_{when}_bit_s"] == pytest.approx(20e6 * 1448 / 1500, rel=0.1)
+            assert row[f"hop0_backward_{when}_bit_s"] == pytest.approx(20e6 * 1448 / 1500, rel=0.1)
+    record = read_record(trial_path(experiment.config.folder, (2,), 0))
+    assert record.link.profile == experiment.link
+    assert record.link.verified
+    hops = timeline_frame(record).query("event == 'transfer'")
+    assert ((hops["end_s"] - hops["start_s"]) >= 0.002).all()
+
+
+def test_each_direction_and_every_hop_of_three_devices_is_measured(run, tiny):
+    devices = tiny["devices"].replace("local.yaml", "local3.yaml")
+    _, rows = run(link="uneven", num_stages=3, partition_points=[[1, 3]], devices=devices)
+    (row,) = rows.to_dict("records")
+    assert row["status"] == "ok", row["error"]
+    for hop in (0, 1):
+        assert row[f"hop{hop}_rtt_after_s"] == pytest.approx(0.005, abs=0.0015)
+        assert row[f"hop{hop}_forward_after_bit_s"] == pytest.approx(40e6 * 1448 / 1500, rel=0.1)
+        assert row[f"hop{hop}_backward_after_bit_s"] > 80e6
+    assert row["hop0_transfer_s"] >= 0.004
+    assert row["return_transfer_s"] >= 0.002, "the result comes back over both hops"
+
+
+def test_a_trial_over_a_slow_link_is_cut_short_and_says_how_many_microbatches_it_has(run):
+    """Each microbatch takes some 50 ms of the link; 200 would take 10 s."""
+    _, rows = run(link="narrow", partition_points=[2], num_images=400, max_trial_s=1.0)
+    (row,) = rows.to_dict("records")
+    assert row["status"] == "ok", row["error"]
+    assert 3 <= row["num_microbatches"] < 100
+    assert row["max_trial_s"] == 1.0
+
+
+def test_the_shortest_trial_has_three_measured_microbatches(run):
+    _, rows = run(link="near", partition_points=[2], num_images=40, max_trial_s=0.001)
+    assert rows["num_microbatches"].tolist() == [3]
+
+
+def hop(rtt_s=0.004, forward=1e9, backward=1e9):
+    return HopMeasurement(
+        rtt_s=rtt_s,
+        rtt_min_s=rtt_s,
+        rtt_p90_s=rtt_s,
+        rtt_p99_s=rtt_s,
+        exchanges=100,
+        forward_bit_s=forward,
+        backward_bit_s=backward,
+    )
+
+
+def test_a_link_that_is_wrong_from_the_start_fails_every_trial_with_the_figures(run, tiny, monkeypatch):
+    monkeypatch.setattr(sweep, "measure_link", lambda coordinator, profile: [hop(rtt_s=0.008)])
+    with pytest.raises(TrialError, match=r"the link is not near: hop 0: round trip 8\.000 ms, requested 4\.000 ms"):
+        run(link="near")
+    records = read_records(prepare(configuration({**tiny, "link": "near"})).config.folder)
+    assert {record.status for record in records} == {"failed"}
+    assert all("round trip 8.000 ms, requested 4.000 ms" in record.error for record in records)
+    assert all(record.timelines == [] for record in records), "not run at all"
+
+
+def test_a_link_that_went_wrong_on_the_way_fails_the_trials_since_it_was_last_right(run, tiny, monkeypatch):
+    measured = iter([[hop()], [hop()], *[[hop(rtt_s=0.02)]] * 3])
+    monkeypatch.setattr(sweep, "measure_link", lambda coordinator, profile: next(measured))
+    with pytest.raises(TrialError, match=r"near: hop 0: round trip 20\.000 ms, requested 4\.000 ms \(start again"):
+        run(link="near", repeats=2)
+    config = configuration({**tiny, "link": "near", "repeats": 2})
+    records = {(record.repeat, record.label): record for record in read_records(config.folder)}
+    assert {key: record.status for key, record in records.items()} == {
+        (repeat, label): ("ok", "failed")[repeat] for repeat in (0, 1) for label in ("P0", "P2", "P4")
+    }
+    spoilt = records[1, "P2"]
+    assert spoilt.metrics == {}
+    assert spoilt.timelines, "what was seen is kept"
+    assert spoilt.link.before[0].rtt_s == 0.004
+    assert spoilt.link.after[0].rtt_s == 0.02
+    assert [(trial.points, trial.repeat) for trial in missing_trials(config, [(0,), (2,), (4,)])] == sorted(
+        [((0,), 1), ((2,), 1), ((4,), 1)],
+        key=lambda one: [t.points for t in sweep.schedule([(0,), (2,), (4,)], 2, 0)][3:].index(one[0]),
+    )
+
+
+def test_a_record_keeps_its_link_and_without_the_second_measurement_its_trial_is_run_again(run, tiny, links):
+    experiment, _ = run(link="near", partition_points=[2])
+    path = trial_path(experiment.config.folder, (2,), 0)
+    assert missing_trials(experiment.config, experiment.points) == []
+    record = read_record(path)
+    write_record(links / "again.json", record)
+    assert msgspec.json.encode(read_record(links / "again.json")) == msgspec.json.encode(record)
+    record.link.after = None
+    write_record(path, record)
+    assert len(missing_trials(experiment.config, experiment.points)) == 1
+    (links / "params" / "links.yaml").write_text("near: {delay_s: 0.003}")
+    with pytest.raises(OutputError, match=r"cannot be compared with these \(link_profile: .*0\.002.*0\.003"):
+        run_missing(prepare(configuration({**tiny, "repeats": 1, "link": "near"})), progress=False)
+
+
+def test_one_cut_can_be_run_over_a_shaped_link(tiny, links):
+    record = run_once(prepare(configuration({**tiny, "link": "near", "partition_points": [2]})))
+    assert record.link.after[0].rtt_s == pytest.approx(0.004, abs=0.0015)
+
+
+def test_a_session_whose_link_is_another_is_refused(tiny, links, monkeypatch):
+    experiment = prepare(configuration({**tiny, "partition_points": [2]}))
+    with session.workers_up(experiment.testbed, ["socket"]):
+        assert os.environ[session.VARIABLE]
+        asked = prepare(configuration({**tiny, "link": "near", "partition_points": [2]}))
+        with pytest.raises(ConfigError, match="the link of that session is none, expected near: unset the variable"):
+            run_once(asked)
+
+
+def test_asking_for_a_link_where_there_are_no_namespaces_is_an_error_before_any_worker(tiny, links, monkeypatch):
+    monkeypatch.setattr(namespaces, "_offers", lambda: Offers("no namespaces", "no namespaces", "no namespaces"))
+    with pytest.raises(ConfigError, match="a link profile needs network namespaces: no namespaces; or run with"):
+        run_once(prepare(configuration({**tiny, "link": "near", "partition_points": [2]})))
+
+
+def profile(**way):
+    return LinkProfile(name="asked", forward=Direction(**way), backward=Direction(**way))
+
+
+@pytest.mark.parametrize(
+    ("asked", "hops", "found"),
+    [
+        (profile(), [hop(rtt_s=9.0, forward=1.0)], []),
+        (profile(delay_s=0.2), [hop(rtt_s=0.4409)], []),
+        (profile(delay_s=0.2), [hop(rtt_s=0.442)], ["hop 0: round trip 442.000 ms, requested 400.000 ms"]),
+        (
+            profile(delay_s=0.2),
+            [hop(rtt_s=0.4), hop(rtt_s=0.3)],
+            ["hop 1: round trip 300.000 ms, requested 400.000 ms"],
+        ),
+        (profile(rate_bit_s=1e7), [hop(forward=9.6e6, backward=9.7e6)], []),
+        (
+            profile(rate_bit_s=1e7),
+            [hop(forward=8.5e6, backward=1.1e7)],
+            [
+                "hop 0 forward: goodput 8.500 Mbit/s, possible 9.653 Mbit/s at the requested rate of 10.000 Mbit/s",
+                "hop 0 backward: goodput 11.000 Mbit/s, possible 9.653 Mbit/s at the requested rate of 10.000 Mbit/s",
+            ],
+        ),
+        (profile(rate_bit_s=1e7, loss=0.05), [hop(forward=2e6, backward=2e6)], []),
+    ],
+)
+def test_what_counts_as_off(asked, hops, found):
+    assert deviations(asked, hops) == found
