@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pplib.analysis.attainment import attainment
+from pplib.analysis.bootstrap import with_confidence
 from pplib.analysis.repeats import POINT_KEYS
 from pplib.analysis.stability import noise
 from pplib.analysis.statistics import fronts, point_table, representative_trials
@@ -20,14 +21,12 @@ from pplib.view.charts import (
     front_per_configuration_chart,
 )
 from pplib.view.display import save_chart
-from pplib.view.report import Section, write_report
-from pplib.view.tables import front_table
+from pplib.view.findings import links_section, moving_section, points_section, regret_sections, unsteady_section
+from pplib.view.report import write_report
+from pplib.view.section import Section
+from pplib.view.tables import configuration_columns, front_table
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
-_SHOWN = (
-    "model link backend in_flight partition_label partition_name on_front latency_s latency_s_min latency_s_max "
-    "throughput_img_s throughput_img_s_min throughput_img_s_max efficiency bottleneck activation_bytes repeats_ok"
-).split()
 
 
 def write_results_report(folder: Path, summary: pd.DataFrame) -> Path:
@@ -40,7 +39,7 @@ def write_results_report(folder: Path, summary: pd.DataFrame) -> Path:
     Returns:
         Where the report is.
     """
-    points = fronts(point_table(summary), OBJECTIVES)
+    points = with_confidence(fronts(point_table(summary), OBJECTIVES), summary)
     probability = front_probability(summary, OBJECTIVES)
     charts = {
         "front": front_chart(points, OBJECTIVES, probability=probability),
@@ -49,23 +48,32 @@ def write_results_report(folder: Path, summary: pd.DataFrame) -> Path:
         "backends": backend_chart(points),
         "decomposition": decomposition_chart(representative_trials(summary)),
     }
+    moving, links = moving_section(points, OBJECTIVES), links_section(summary)
+    regrets = regret_sections(points, OBJECTIVES)
+    if moving.chart is not None:
+        charts["fronts-by-link"] = moving.chart
+    for name, section in zip(OBJECTIVES, regrets, strict=False):
+        if section.chart is not None:
+            charts[f"regret-{name}"] = section.chart
     for name, chart in charts.items():
         save_chart(chart, folder / "charts", name)
     failed = summary[summary["status"] != "ok"]
     sections = [
         Section("The front", _FRONT, charts["front"], front_table(points, OBJECTIVES)),
         Section("Front by front", "The same points, one panel per configuration.", charts["fronts"]),
+        *([moving] if moving.chart is not None else []),
         Section("How sure is the front?", _UNCERTAINTY, charts["attainment"], _certainty(summary, probability)),
+        *regrets,
         Section("The backends side by side", _BACKENDS, charts["backends"]),
         Section("Where the time goes", _DECOMPOSITION, charts["decomposition"]),
-        Section(
-            "All points", "Medians over repeats; the range is the smallest and largest repeat.", table=points[_SHOWN]
-        ),
+        points_section(points),
         Section("How steady was the machine?", _STABILITY, table=noise(summary)),
+        unsteady_section(summary),
+        *([links] if links.table is not None else []),
         Section("What it ran on", _ran_on(folder, summary)),
     ]
     if len(failed):
-        columns = ["model", "backend", "in_flight", "partition_label", "repeat", "error"]
+        columns = [*configuration_columns(failed), "partition_label", "repeat", "error"]
         sections.append(Section("Failed trials", "Kept as rows of the summary.", table=failed[columns]))
     path = folder / "report.html"
     write_report(path, f"ParetoPipe: {folder.name}", sections)
@@ -77,7 +85,7 @@ def _certainty(summary: pd.DataFrame, probability: pd.DataFrame) -> pd.DataFrame
     tied = ties(summary, OBJECTIVES)
     table = probability.merge(tied[[*POINT_KEYS, "tied_with"]], on=POINT_KEYS, how="left")
     table = table[table["on_front"] | (table["front_probability"] >= 0.1)]
-    shown = ["model", "link", "backend", "in_flight", "partition_label", *OBJECTIVES, "on_front"]
+    shown = [*configuration_columns(table), "partition_label", *OBJECTIVES, "on_front"]
     return table[[*shown, "front_probability", "tied_with", "repeats_ok"]]
 
 
@@ -101,8 +109,8 @@ def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
 _FRONT = (
     "A cut is on the front if no other cut of its configuration is at least as good on both latency and throughput and "
     "better on one. Latency runs from the moment the first device takes a microbatch up until the last device has its "
-    "output; throughput is the steady rate of images at the last device. Points are medians over repeats, bars their "
-    "range."
+    "output; throughput is the steady rate of images at the last device. Points are medians over repeats. A bar in a "
+    "chart is always the range of the repeats; confidence intervals are in the tables, as low and high end."
 )
 _UNCERTAINTY = (
     "Repeats are drawn again, with replacement, a thousand times: the probability is how often the point is then on "

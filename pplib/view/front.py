@@ -18,6 +18,7 @@ from pplib.view.quantities import Quantity, direction, quantity
 from pplib.view.series import Panel, palette, panels, with_series
 
 OBJECTIVES = ("latency_s", "throughput_img_s")
+_APART = alt.Axis(labelSeparation=5)
 _SIZES = alt.Legend(title="share of resamples on the front", orient="bottom", format=".0%", values=[0, 0.25, 0.5, 1])
 
 
@@ -45,9 +46,9 @@ def front_chart(
     Raises:
         FrameError: not two objectives, a missing column, or nothing measured.
     """
-    prepared, measures = _prepare(points, objectives, probability)
+    prepared, measures = prepared_points(points, objectives, probability)
     drawn = [
-        _panel(one, measures, width, height, palette(prepared), label_all=False)
+        front_panel(one, measures, width, height, palette(prepared), label_all=False)
         for one in panels(prepared)
         if len(one.rows)
     ]
@@ -66,11 +67,12 @@ def front_per_configuration_chart(
 
     Each panel has its own axes. See `front_chart` for the arguments and errors.
     """
-    prepared, measures = _prepare(points, objectives, probability)
+    prepared, measures = prepared_points(points, objectives, probability)
     colours = palette(prepared)
     ordered = sorted(panels(prepared, CONFIGURATION_KEYS), key=lambda one: colours[0].index(one.rows["series"].iloc[0]))
     drawn = [
-        _panel(Panel(series_title(one), one.rows), measures, width, height, colours, label_all=True) for one in ordered
+        front_panel(Panel(series_title(one), one.rows), measures, width, height, colours, label_all=True)
+        for one in ordered
     ]
     return alt.concat(*drawn, columns=columns) if len(drawn) > 1 else drawn[0]
 
@@ -81,8 +83,8 @@ def series_title(panel: Panel) -> str:
     return " · ".join([*words, str(panel.rows["series"].iloc[0])])
 
 
-def _prepare(
-    points: pd.DataFrame, objectives: Sequence[str] | Mapping[str, str], probability: pd.DataFrame | None
+def prepared_points(
+    points: pd.DataFrame, objectives: Sequence[str] | Mapping[str, str], probability: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, tuple[Quantity, Quantity]]:
     """Measured rows with `on_front`, the two measures in display units (`x`, `y`) and their ranges."""
     names = list(objectives)
@@ -128,7 +130,7 @@ def _probability_of(frame: pd.DataFrame, probability: pd.DataFrame) -> pd.Series
     return merged
 
 
-def _panel(
+def front_panel(
     panel: Panel,
     measures: tuple[Quantity, Quantity],
     width: int,
@@ -136,6 +138,16 @@ def _panel(
     colours: tuple[list[str], list[str]],
     label_all: bool,
 ) -> alt.LayerChart | alt.FacetChart:
+    """One panel of `prepared_points`, with axes of its own; a ring around every point whose `stays` is true.
+
+    Args:
+        panel: its rows and heading.
+        measures: of x and y.
+        width: pixels.
+        height: pixels.
+        colours: see `palette`.
+        label_all: name the dominated points too, and leave the legend out.
+    """
     rows = panel.rows
     front = rows[rows["on_front"]]
     x_axis = axis_over([*rows["x"], *front["x_min"], *front["x_max"]], width)
@@ -144,10 +156,10 @@ def _panel(
     data = rows.drop(columns=[*CONFIGURATION_KEYS, "stairs"])
 
     def x(field: str = "x") -> alt.X:
-        return alt.X(f"{field}:Q", title=_title(measures[0], x_axis), scale=_scale(x_axis))
+        return alt.X(f"{field}:Q", title=_title(measures[0], x_axis), scale=_scale(x_axis), axis=_APART)
 
     def y(field: str = "y") -> alt.Y:
-        return alt.Y(f"{field}:Q", title=_title(measures[1], y_axis), scale=_scale(y_axis))
+        return alt.Y(f"{field}:Q", title=_title(measures[1], y_axis), scale=_scale(y_axis), axis=_APART)
 
     legend = None if label_all else alt.Legend(title=None, orient="bottom", columns=4, labelLimit=300, symbolOpacity=1)
     colour = alt.Color("series:N", scale=alt.Scale(domain=domain, range=tones), legend=legend)
@@ -166,6 +178,8 @@ def _panel(
         # The scales start at 0 and end at 1 in every panel, so that panels can be compared.
         pale = {"opacity": alt.Opacity("probability:Q", scale=alt.Scale(domain=[0, 1], range=[0.3, 1]), legend=None)}
         size = {"size": alt.Size("probability:Q", scale=alt.Scale(domain=[0, 1], range=[25, 220]), legend=_SIZES)}
+    if "stays" in data:
+        tooltip.append(alt.Tooltip("stays:N", title="on the front on every link"))
     # The front is drawn last, over the others.
     data = data.sort_values("on_front", kind="stable")
     base = alt.Chart(data)
@@ -181,6 +195,9 @@ def _panel(
             x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend), **pale, **size
         ),
     ]
+    if "stays" in data:
+        rings = base.transform_filter("datum.stays").mark_point(size=210, strokeWidth=2, filled=False, opacity=1)
+        layers.append(rings.encode(x=x(), y=y(), color=colour))
     layers += _names(rows, x_axis, y_axis, x(), y(), colour, label_all)
     return alt.layer(*layers).properties(width=width, height=height, title=title)
 

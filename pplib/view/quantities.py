@@ -74,10 +74,10 @@ def quantity(column: str) -> Quantity:
     'latency, smallest (ms)'
     >>> quantity("throughput_img_s_low").title
     'throughput, low end (img/s)'
-    >>> quantity("worst_regret").title
-    'worst regret (%)'
+    >>> quantity("regret_on_wifi-poor").title
+    'regret on wifi-poor (%)'
     """
-    if column in _SHARES:
+    if column in _SHARES or column.startswith("regret_on_"):
         return Quantity(column, _NAMES.get(column) or _words(column), "%", 100.0)
     for ending, word in _ENDS:
         if column.endswith(ending):

@@ -9,23 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import altair as alt
-import pandas as pd
 import vl_convert
 
 from pplib.records import write_atomic
 from pplib.view.display import VEGA_LITE, chart_spec, svg_text
+from pplib.view.section import Section
 from pplib.view.tables import table_html
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, prose (blank lines part paragraphs), and optionally a chart and a table."""
-
-    title: str
-    text: str = ""
-    chart: alt.TopLevelMixin | None = None
-    table: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +128,8 @@ a { color: #0b5cad; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.6rem; text-align: left; border-bottom: 1px solid #e3e6eb; white-space: nowrap; }
 th { background: #f3f5f8; border-bottom: 2px solid #c8ced8; font-weight: 600; }
-.n { text-align: right; }
+td { white-space: normal; max-width: 26rem; }
+.n, td.n { text-align: right; white-space: nowrap; }
 tbody tr:hover { background: #f7f9fc; }
 @media print { nav, details { display: none; } section { break-inside: avoid; } }
 """

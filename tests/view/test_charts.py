@@ -80,6 +80,7 @@ def test_three_stages_and_several_panels_draw_too(summary_of_three_stages, make_
     spec = check(charts.front_chart(many))
     assert len(spec["concat"]) == 4
     check(charts.backend_chart(many))
+    assert len(check(charts.fronts_by_link_chart(many))["concat"]) == 4
 
 
 def test_the_front_is_named_and_shown_in_ms(points):

@@ -13,7 +13,8 @@ from pplib.analysis.statistics import point_table
 from pplib.errors import OutputError
 from pplib.view.display import save_chart, use_offline_charts
 from pplib.view.front import front_chart, front_per_configuration_chart
-from pplib.view.report import Section, report_html, write_report
+from pplib.view.report import report_html, write_report
+from pplib.view.section import Section
 from pplib.view.tables import front_table, table_html
 
 

@@ -1,0 +1,33 @@
+"""A piece of a report or of a notebook: prose, a chart, a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+from IPython.display import HTML, Markdown, display
+
+from pplib.view.tables import table_html
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, prose (blank lines part paragraphs), and optionally a chart and a table."""
+
+    title: str
+    text: str = ""
+    chart: alt.TopLevelMixin | None = None
+    table: pd.DataFrame | None = None
+
+
+def show(*sections: Section) -> None:
+    """Show sections in a notebook: what the report has in them, under a heading each where there are several."""
+    for section in sections:
+        heading = f"### {section.title}\n\n" if len(sections) > 1 else ""
+        if heading or section.text:
+            display(Markdown(heading + section.text))  # type: ignore[no-untyped-call]
+        if section.chart is not None:
+            display(section.chart)  # type: ignore[no-untyped-call]
+        if section.table is not None:
+            display(HTML(table_html(section.table)))  # type: ignore[no-untyped-call]

@@ -1,0 +1,247 @@
+"""Sections that depend on what was measured: the right rows, and a sentence where there is nothing to show."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pplib.analysis.bootstrap import with_confidence
+from pplib.analysis.links import link_table
+from pplib.analysis.robust import minimax_regret
+from pplib.analysis.stability import unstable_trials
+from pplib.analysis.statistics import fronts, point_table
+from pplib.errors import FrameError
+from pplib.sweep import report
+from pplib.view import charts, section
+from pplib.view.display import png_bytes
+from pplib.view.findings import links_section, moving_section, points_section, regret_sections, unsteady_section
+from pplib.view.section import Section, show
+from pplib.view.tables import front_table, points_table, requested_and_measured
+
+OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
+
+
+def with_links(summary, **more):
+    """The columns of a measured link, the slow one being half as good as asked."""
+    slow = summary["link"] == "wifi"
+    added = {
+        "link_engine": slow.map({True: "userspace", False: "none"}),
+        "link_requested_rtt_s": slow.map({True: 0.02, False: 0.0}),
+        "link_requested_loss": slow.map({True: 0.01, False: 0.0}),
+        "link_requested_forward_bit_s": slow.map({True: 1e8, False: np.nan}),
+        "link_requested_backward_bit_s": slow.map({True: 2e7, False: np.nan}),
+    }
+    for when in ("before", "after"):
+        added[f"hop0_rtt_{when}_s"] = slow.map({True: 0.04, False: 1e-4})
+        added[f"hop0_rtt_p99_{when}_s"] = slow.map({True: 0.05, False: 2e-4})
+        added[f"hop0_forward_{when}_bit_s"] = np.where(slow, 5e7 + 1e6 * summary["in_flight"], 9e9)
+        added[f"hop0_backward_{when}_bit_s"] = slow.map({True: 1e7, False: 9e9})
+    return summary.assign(**added, **more)
+
+
+@pytest.fixture
+def two_links(make_summary):
+    return make_summary(links=("none", "wifi"), depths=(1, 2), repeats=2)
+
+
+def points_of(summary):
+    return with_confidence(fronts(point_table(summary), OBJECTIVES), summary, resamples=50)
+
+
+def test_points_with_too_few_repeats_show_their_range_and_say_why_there_is_no_interval(summary):
+    found = points_section(points_of(summary))
+    assert found.table["latency_s_low"].isna().all()
+    assert (found.table["latency_s_min"] <= found.table["latency_s_max"]).all()
+    assert "3 ok repeats: 95% needs 6 (76 of 80 points); 2 ok repeats: 95% needs 6 (4 of 80 points)" in found.text
+    with pytest.raises(FrameError, match="no column 'interval_note'"):
+        points_section(point_table(summary))
+
+
+def test_six_repeats_have_intervals_in_every_table_and_nothing_to_excuse(make_summary):
+    summary = make_summary(depths=(1,), repeats=7)
+    points = points_of(summary)
+    found = points_section(points)
+    assert "No interval" not in found.text
+    for table in (found.table, front_table(points)):
+        assert (table["latency_s_low"] <= table["latency_s"]).all()
+        assert (table["throughput_img_s"] <= table["throughput_img_s_high"]).all()
+    assert (found.table["latency_s_min"] < found.table["latency_s_low"]).any()
+
+
+def test_tables_name_whatever_tells_configurations_apart(summary):
+    points = point_table(pd.concat([summary, summary.assign(batch_size=4)]))
+    assert list(points_table(points).columns[:5]) == ["model", "link", "backend", "in_flight", "batch_size"]
+    assert list(points_table(point_table(summary)).columns[:5])[-1] == "partition_label"
+
+
+def test_the_worst_unsteady_trials_are_shown_and_the_others_counted(summary):
+    found = unsteady_section(summary.assign(latency_p90_s=summary["latency_s"] * 1.05, efficiency=0.9))
+    assert found.table is None or len(found.table) <= 12
+    odd = summary.assign(latency_p90_s=summary["latency_s"] * 1.3)
+    odd.loc[odd["partition_point"] == 5, "clock_error_s"] = odd["latency_s"]
+    everything = unstable_trials(odd)
+    found = unsteady_section(odd, worst=7)
+    assert len(found.table) == 7
+    assert found.table["partition_label"].unique().tolist() == ["P5"]
+    ok = int((odd["status"] == "ok").sum())
+    assert found.text.startswith(f"{ok} of the {ok} ok trials look unsteady.")
+    assert f"there are {len(everything) - 7} more" in found.text
+    assert list(found.table.columns[-3:]) == ["repeat", "reason", "remedy"]
+
+
+def test_where_no_trial_is_unsteady_a_sentence_says_so(summary):
+    calm = summary.assign(latency_s=0.1, latency_p90_s=0.1, throughput_img_s=50.0, efficiency=0.9)
+    found = unsteady_section(calm[calm["status"] == "ok"])
+    assert found.table is None
+    assert found.text == "None of the 236 ok trials looks unsteady."
+
+
+def test_links_are_shown_as_requested_and_as_measured_in_ms_and_mbit(two_links):
+    found = links_section(with_links(two_links))
+    table = found.table.set_index(["link", "quantity"])
+    row = table.loc[("wifi", "forward (Mbit/s)")]
+    assert row[["engine", "hop", "requested", "before", "after"]].tolist() == [
+        "userspace",
+        "0",
+        "100",
+        "51.5 (51..52)",
+        "51.5 (51..52)",
+    ]
+    assert table.loc[("wifi", "round trip (ms)"), ["requested", "before"]].tolist() == ["20", "40"]
+    assert table.loc[("wifi", "round trip, 99th percentile (ms)"), ["requested", "after"]].tolist() == ["", "50"]
+    assert table.loc[("wifi", "loss (%)"), "requested"] == "1"
+    assert table.loc[("none", "backward (Mbit/s)"), ["requested", "before"]].tolist() == ["-", "9,000"]
+    assert ("none", "loss (%)") not in table.index
+
+
+def test_results_without_measured_links_leave_a_sentence_and_no_table(two_links):
+    found = links_section(two_links)
+    assert found.table is None
+    assert "no measurements" in found.text
+    assert requested_and_measured(link_table(two_links)).empty
+
+
+def test_one_section_per_objective_names_the_minimax_point_of_every_group(two_links):
+    points = points_of(two_links[two_links["in_flight"] == 2])
+    found = regret_sections(points, OBJECTIVES)
+    assert [one.title for one in found] == ["One cut for every link: latency", "One cut for every link: throughput"]
+    for one, (name, direction) in zip(found, OBJECTIVES.items(), strict=True):
+        choice = minimax_regret(points, {name: direction})
+        chosen = one.table[one.table["minimax"]]
+        assert chosen["partition_label"].tolist() == choice[choice["minimax"]]["partition_label"].tolist()
+        worst = one.table[["regret_on_none", "regret_on_wifi"]].max(axis=1)
+        assert worst.tolist() == pytest.approx(one.table["worst_regret"].tolist())
+        assert png_bytes(one.chart, ppi=40).startswith(b"\x89PNG")
+
+
+def test_groups_measured_on_one_link_are_left_out_of_what_compares_links(two_links):
+    points = points_of(two_links[(two_links["link"] == "none") | (two_links["backend"] == "socket")])
+    for one in regret_sections(points, OBJECTIVES):
+        assert set(one.table["backend"]) == {"socket"}
+        assert "rpc" not in json.dumps(one.chart.to_dict())
+    assert "rpc" not in json.dumps(moving_section(points, OBJECTIVES).chart.to_dict())
+
+
+def test_points_never_measured_on_all_links_give_a_chart_and_a_sentence(two_links):
+    apart = two_links[(two_links["link"] == "none") == (two_links["partition_point"] < 8)]
+    for one in regret_sections(points_of(apart), OBJECTIVES):
+        assert one.table is None
+        assert "No point was measured on every link." in one.text
+        assert "none was measured on every link" in json.dumps(one.chart.to_dict())
+
+
+def test_one_link_leaves_a_sentence_and_no_chart(summary):
+    points = points_of(summary)
+    (one,) = regret_sections(points, OBJECTIVES)
+    for found in (one, moving_section(points, OBJECTIVES)):
+        assert found.chart is None
+        assert found.table is None
+        assert "two links or more" in found.text
+    with pytest.raises(FrameError, match=r"links \['none'\]: expected a configuration .* two or more"):
+        charts.fronts_by_link_chart(points)
+
+
+def test_a_panel_per_link_stands_best_link_first_with_rings_around_what_stays(two_links):
+    points = points_of(two_links)
+    slower = points.assign(link=points["link"].map({"none": "worst", "wifi": "best"}))
+    slower.loc[slower["link"] == "worst", "latency_s"] *= 10
+    spec = charts.fronts_by_link_chart(slower).to_dict()
+    assert [panel["title"]["text"] for panel in spec["concat"]] == [
+        "mobilenet_v2 · link best",
+        "mobilenet_v2 · link worst",
+    ]
+    staying = slower[slower["on_front"]].groupby(["backend", "in_flight", "partition_label"])["link"].nunique() == 2
+    expected = {(f"{backend}, in flight {depth}", label) for backend, depth, label in staying[staying].index}
+    drawn = [row for rows in spec["datasets"].values() for row in rows if row.get("stays")]
+    found = {(row["series"], row["partition_label"]) for row in drawn}
+    assert found == expected
+    assert len(drawn) == 2 * len(found)
+    assert all(row["on_front"] for row in drawn)
+    words = spec["title"]["subtitle"]
+    assert words[0] == "Ringed: on the front of its configuration on every link."
+    assert any(line.startswith("socket, in flight 1: P") for line in words)
+    assert "stays" not in json.dumps(charts.front_chart(slower).to_dict())
+
+
+def test_where_nothing_stays_on_the_front_the_picture_says_so(two_links):
+    half = two_links["partition_point"] < 8
+    points = points_of(two_links[half == (two_links["link"] == "none")])
+    words = charts.fronts_by_link_chart(points).to_dict()["title"]["subtitle"]
+    assert words == ["No point is on the front of its configuration on every link."]
+
+
+def test_models_stand_in_rows_of_their_own(make_summary):
+    points = point_table(make_summary(models=("vgg16", "alexnet"), links=("wifi", "none"), depths=(1,), repeats=1))
+    spec = charts.fronts_by_link_chart(points, {"throughput_img_s": "max", "latency_s": "min"}, columns=2).to_dict()
+    assert [panel["title"]["text"] for panel in spec["concat"]] == [
+        "alexnet · no link shaping",
+        "alexnet · link wifi",
+        "vgg16 · no link shaping",
+        "vgg16 · link wifi",
+    ]
+    assert any(line.startswith("vgg16, socket") for line in spec["title"]["subtitle"])
+
+
+def test_the_report_has_the_sections_that_its_results_can_fill(two_links, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_ran_on", lambda folder, summary: "a made-up machine")
+    # Few points, so that the pictures are quick to draw.
+    few = (
+        (two_links["backend"] == "socket")
+        & (two_links["in_flight"] == 2)
+        & two_links["partition_point"].isin([3, 8, 14])
+    )
+    two_links = two_links[few]
+    page = report.write_results_report(tmp_path / "two", with_links(two_links)).read_text()
+    for title in ("How the front moves with the link", "One cut for every link: throughput", "Unsteady trials"):
+        assert f"<h2>{title}</h2>" in page
+    assert "<h2>Link: requested against measured</h2>" in page
+    assert "latency, low end (ms)" in page
+    assert "2 ok repeats: 95% needs 6" in page
+    names = {path.stem for path in (tmp_path / "two" / "charts").iterdir()}
+    assert {"fronts-by-link", "regret-latency_s", "regret-throughput_img_s"} <= names
+    page = report.write_results_report(tmp_path / "one", two_links[two_links["link"] == "none"]).read_text()
+    assert "<h2>One cut for every link</h2>" in page
+    assert "<h2>How the front moves" not in page
+    assert "<h2>Link: requested" not in page
+    assert not [
+        path for path in (tmp_path / "one" / "charts").iterdir() if "link" in path.stem or "regret" in path.stem
+    ]
+
+
+def test_a_notebook_shows_what_a_section_holds_with_headings_only_where_there_are_several(monkeypatch, summary):
+    shown = []
+    monkeypatch.setattr(section, "display", shown.append)
+    chart = charts.front_chart(point_table(summary))
+    show(Section("One", "Words.", chart, pd.DataFrame({"latency_s": [0.25]})))
+    assert shown[0].data == "Words."
+    assert shown[1] is chart
+    assert "latency (ms)" in shown[2].data
+    shown.clear()
+    show(Section("One"), Section("Two", "Words."))
+    assert [one.data for one in shown] == ["### One\n\n", "### Two\n\nWords."]
+    shown.clear()
+    show(Section("One"))
+    assert shown == []
