@@ -25,8 +25,8 @@ _COLUMNS = ["link", "link_engine", "hop", "configurations", *REQUESTED]
 def link_table(summary: pd.DataFrame) -> pd.DataFrame:
     """What was requested of every link, and what each hop of it was measured to do.
 
-    A link is measured before and after the trials of a configuration, so a configuration counts once
-    in the medians, however many trials it has. Failed trials count: a link that missed its setting is
+    A link is measured before and after each block of trials, and the trials of a block share what was
+    measured: a configuration counts once in the medians, however many trials it has. Failed trials count: a link that missed its setting is
     what this table should show. Times are of one clock. Rates are TCP payload; a requested rate
     includes headers, so that at MTU 1500 at most 1448 / 1500 of it can be measured.
 
