@@ -26,9 +26,10 @@ def link_table(summary: pd.DataFrame) -> pd.DataFrame:
     """What was requested of every link, and what each hop of it was measured to do.
 
     A link is measured before and after each block of trials, and the trials of a block share what was
-    measured: a configuration counts once in the medians, however many trials it has. Failed trials count: a link that missed its setting is
-    what this table should show. Times are of one clock. Rates are TCP payload; a requested rate
-    includes headers, so that at MTU 1500 at most 1448 / 1500 of it can be measured.
+    measured: a configuration counts once in the medians, however many trials it has. Failed trials
+    count: a link that missed its setting is what this table should show. Times are of one clock. Rates
+    are TCP payload; a requested rate includes headers, so that at MTU 1500 at most 1448 / 1500 of it can
+    be measured.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`: `link_engine`, `link_requested_*` and

@@ -134,52 +134,6 @@ _LINKS = (
     "Engine: tc shapes a network interface, userspace moves packets through a delay line of our own, none is the bare "
     "connection."
 )
-_MOVING, fronts_by_link_chart(points, objectives))
-
-
-def regret_sections(points: pd.DataFrame, objectives: Mapping[str, str]) -> list[Section]:
-    """One section per objective: how much worse than each link's best every point is, and the robust choice.
-
-    Args:
-        points: one row per configuration and point, see `point_table`.
-        objectives: columns -> "min" or "max".
-
-    Returns:
-        One section without chart or table where no configuration was measured on two links.
-
-    Raises:
-        FrameError: as `regret`.
-    """
-    title, several = "One cut for every link", on_several_links(points)
-    if several.empty:
-        return [Section(title, _ONE_LINK)]
-    found = []
-    for name, direction in objectives.items():
-        table = regret_table(several, {name: direction})
-        regrets = [str(column) for column in table.columns if str(column).startswith("regret_on_")]
-        columns = [*configuration_columns(table), "partition_label", *regrets]
-        columns += ["worst_regret", "worst_link", "mean_regret", "minimax"]
-        chart = regret_chart(several, {name: direction})
-        text = _REGRET if len(table) else f"{_REGRET}\n\nNo point was measured on every link."
-        words = f"{title}: {quantity(name).name}"
-        found.append(Section(words, text, chart, table[columns] if len(table) else None))
-    return found
-
-
-_POINTS = (
-    "The median over repeats of every point; smallest and largest are its repeats' range. Low and high end are a 95 % "
-    "bootstrap interval of that median: how far it might move if the sweep were run again, on the same devices and "
-    "day. It needs six repeats or more: the range of n repeats holds the true median in 1 - 2^(1-n) of cases, 75 % for "
-    "3 and 94 % for 5. From six on, 95 % is nominal: of simulated medians of 6 to 15 repeats, 86 to 94 % were inside."
-)
-_UNSTEADY = "The figures of these trials may not be believed; why, and what to do about it, stands beside each."
-_LINKS = (
-    "Round trip and rate were measured over the link itself, before the trials of a configuration and after them: the "
-    "median over configurations, and in brackets the smallest and the largest. A requested rate counts all headers, a "
-    "measured one only the payload of TCP: with packets of 1500 bytes that is 1448/1500, 96.5 %, of the rate at most. "
-    "Engine: tc shapes a network interface, userspace moves packets through a delay line of our own, none is the bare "
-    "connection."
-)
 _MOVING = (
     "The same configurations over one link after the other, the best first; every panel has its own axes. Points "
     "and bars are as in the charts above. A ring marks a point that is on the front of its configuration on every link."
