@@ -20,6 +20,8 @@ from pplib.errors import TransportError
 from pplib.testbed.proxy import ProxyProcess
 
 CONNECT_S = 10.0
+KEEPALIVE_S = 10  # how often something is sent while nothing else is
+LOST_S = 20.0  # how long what was sent may stay unacknowledged
 
 # Paramiko's threads report what also reaches us as an exception; without a handler it lands on the screen.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -81,6 +83,9 @@ class Login:
             self.close()
             raise
         self.transport: paramiko.Transport = connection.client.get_transport()
+        self.transport.set_keepalive(KEEPALIVE_S)
+        for client in [one for one in self._open if isinstance(one, paramiko.SSHClient)]:
+            _give_up_when_lost(client.get_transport().sock)
 
     def _connect(self, connection: fabric.Connection, own_key: str | None = None) -> None:
         """Open `connection`, and first those it goes through, each with its host key checked."""
@@ -119,6 +124,12 @@ class Login:
             with contextlib.suppress(OSError, EOFError):
                 one.close()
         self._open = []
+
+
+def _give_up_when_lost(sock: object) -> None:
+    """Let the kernel end a connection whose other end is gone, as when a device loses its power."""
+    if isinstance(sock, socket.socket) and sock.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(LOST_S * 1e3))
 
 
 def _ssh_config(device: Device) -> paramiko.SSHConfig:

@@ -255,6 +255,38 @@ def test_a_device_that_is_switched_off_is_noticed_at_once_and_found_again(remote
     assert first.run(["echo", "again"]).stdout == "again\n"
 
 
+FROM_A_DEVICE = """
+import sys
+from pplib.devices import Device
+from pplib.errors import TransportError
+from pplib.testbed import login
+from pplib.testbed.ssh import SshDevice
+login.KEEPALIVE_S, login.LOST_S = 1, 2.0
+device = SshDevice(Device(name="next", host=sys.argv[1], ssh_port=int(sys.argv[2]), user=sys.argv[3]))
+try:
+    device.run(["sleep", "43210"], timeout_s=3600)
+except TransportError as exc:
+    sys.exit(str(exc))
+"""
+
+
+def test_a_device_that_loses_its_network_is_noticed_long_before_the_limit_of_a_command(start_remote, wait_until):
+    with start_remote() as remote:
+        first, second = remote.devices
+        (remote.home / ".ssh" / "config").write_text("")  # from the first device there is no proxy on the way
+        words = [sys.executable, "-c", FROM_A_DEVICE, second.address, str(second.port), remote.user]
+        with remote.net.popen(first.index, words, stderr=subprocess.PIPE, env=paths_for_pplib()) as client:
+            wait_until(lambda: any(line == "sleep 43210" for _, line in second.processes()), "it did not start")
+            cut = [*remote.net.prefix(second.index), "ip", "link", "set", "dev", "data", "down"]
+            subprocess.run(cut, check=True, timeout=LIMIT_S)
+            said = client.communicate(timeout=LIMIT_S)[1].decode()
+        assert "next: the connection was lost during `sleep 43210`" in said
+
+
+def paths_for_pplib():
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
 def test_a_file_arrives_whole_under_its_name_or_not_at_all(remote, first, tmp_path, monkeypatch):
     home, content = remote.devices[0].home, os.urandom(3_000_000)
     (tmp_path / "file").write_bytes(content)
