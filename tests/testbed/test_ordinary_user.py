@@ -14,7 +14,8 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 NOBODY = 65534
-WORTH_IT = "reach_each_other or (every_hop and 3) or (nothing_is_left and kill)"
+ENGINES = ("testbed/test_namespaces.py", "reach_each_other or (every_hop and 3) or (nothing_is_left and kill)")
+TRIALS = ("sweep/test_links.py", "every_byte_crosses")
 
 
 def closed_folders(paths):
@@ -43,17 +44,18 @@ def script(paths, inner, scratch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are a feature of Linux")
 @pytest.mark.timeout(300)
-def test_emulated_links_work_for_an_ordinary_user(tmp_path):
+@pytest.mark.parametrize(("file", "worth_it"), [ENGINES, TRIALS], ids=["engines", "trials"])
+def test_emulated_links_work_for_an_ordinary_user(file, worth_it):
     if os.geteuid() != 0:
-        return  # then test_namespaces.py has shown it
+        return  # then the tests themselves have shown it
     scratch = tempfile.mkdtemp()
     try:
         home = Path(scratch) / "home"
         home.mkdir()
         Path(scratch).chmod(0o755)
         home.chmod(0o777)
-        inner = [sys.executable, "-m", "pytest", "-q", "-rs", "--noconftest", "-p", "no:cacheprovider"]
-        inner += ["--basetemp", str(home / "tmp"), str(HERE / "test_namespaces.py"), "-k", WORTH_IT]
+        inner = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+        inner += ["--basetemp", str(home / "tmp"), str(HERE.parent / file), "-k", worth_it]
         paths = list(dict.fromkeys([HERE.parents[1], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()]))
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-c", script(paths, inner, scratch)],
