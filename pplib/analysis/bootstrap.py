@@ -65,6 +65,8 @@ def confidence(
             row[f"{name}_low"], row[f"{name}_high"] = ends
         row["repeats_ok"] = repeats.count
         words = f"{repeats.count} ok repeat{'' if repeats.count == 1 else 's'}: {level * 100:g}% needs {needed}"
+        if repeats.count > 1:
+            words += f"; their range holds the median in {range_coverage(repeats.count) * 100:.0f}%"
         row["interval_note"] = words if repeats.count < needed else None
         rows.append(row)
     added = [f"{name}{end}" for name in columns for end in ("", "_low", "_high")]
