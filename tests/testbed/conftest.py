@@ -11,7 +11,6 @@ import os
 import pwd
 import select
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -209,14 +208,3 @@ def wait_until():
             select.select([], [], [], 0.05)
 
     return wait
-
-
-@pytest.fixture
-def without_command():
-    """Skips where a command is missing; in CI a skip is a failure."""
-
-    def need(name):
-        if shutil.which(name) is None:
-            pytest.skip(f"{name} is missing")
-
-    return need
