@@ -43,7 +43,6 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     key: str | None = None
     python: Annotated[str, msgspec.Meta(pattern=r"^(/|~/)[^\n]+$")] | None = None
     data_host: HostName | None = None
-    control_port: Port = 0
     data_port: Port = 0
     torch_device: Annotated[str, msgspec.Meta(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     threads: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -161,11 +160,10 @@ def _check_local(device: Device, here: str, alone: bool) -> None:
 def _check_ports(devices: list[Device], path: Path) -> None:
     taken: dict[tuple[str, int], str] = {}
     for i, device in enumerate(devices):
-        for name in ("control_port", "data_port"):
-            port, here = getattr(device, name), f"devices[{i}].{name}"
-            other = taken.setdefault((device.host, port), here) if port else here
-            if other != here:
-                raise ConfigError(f"{path}: {here}: port {port} of {device.host} is taken by {other}")
+        port, here = device.data_port, f"devices[{i}].data_port"
+        other = taken.setdefault((device.host, port), here) if port else here
+        if other != here:
+            raise ConfigError(f"{path}: {here}: port {port} of {device.host} is taken by {other}")
 
 
 def assign_cores(devices: list[Device]) -> list[tuple[int, ...]]:

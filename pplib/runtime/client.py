@@ -9,11 +9,14 @@ import msgspec
 import torch
 
 from pplib.errors import HandshakeError, ProtocolError, TransportError, WorkerError
+from pplib.model.weights import WeightsFile
 from pplib.runtime import messages as m
 from pplib.runtime.connection import Connection, Deadline, Endpoint, connect, name_of
 from pplib.runtime.handshake import CONTROL, greet
 from pplib.runtime.plan import TensorSpec
 from pplib.runtime.wire import receive_message, send_message
+
+WEIGHTS_S = 3600.0
 
 
 class WorkerLost(WorkerError):
@@ -65,11 +68,10 @@ class WorkerClient:
         except ProtocolError:
             raise
         except TransportError as exc:
-            found = self._autopsy()
-            raise WorkerLost(f"{exc}: the worker died or its network did{found and ': ' + found}") from exc
+            raise self._lost(exc) from exc
         try:
             reply: m.Reply = m.decode_reply(content)
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise ProtocolError(f"{self.name}: sent an answer that cannot be read: {exc}") from exc
         if isinstance(reply, m.Failed):
             kind = "" if reply.kind.endswith("Error") and "Runtime" not in reply.kind else f"{reply.kind}: "
@@ -92,15 +94,45 @@ class WorkerClient:
     def put_inputs(self, inputs: Sequence[torch.Tensor], spec: TensorSpec) -> None:
         """Give the worker the images of the first stage, once for all partition points."""
         deadline = Deadline(600, "inputs")
-        with self._sending:
-            message = m.encode(m.PutInputs(spec=spec, count=len(inputs)))
-            send_message(self._connection, message, deadline)
-            for tensor in inputs:
-                dense = tensor.contiguous(memory_format=spec.memory_format)
-                self._connection.send([spec.bytes_of(dense)], deadline)
-        reply = m.decode_reply(receive_message(self._connection, deadline))
+        try:
+            with self._sending:
+                message = m.encode(m.PutInputs(spec=spec, count=len(inputs)))
+                send_message(self._connection, message, deadline)
+                for tensor in inputs:
+                    dense = tensor.contiguous(memory_format=spec.memory_format)
+                    self._connection.send([spec.bytes_of(dense)], deadline)
+            reply = m.decode_reply(receive_message(self._connection, deadline))
+        except TransportError as exc:
+            raise self._lost(exc) from exc
         if not isinstance(reply, m.Done):
             raise WorkerError(f"{self.name}: did not take the inputs: {reply}")
+
+    def put_weights(self, file: WeightsFile, offset: int) -> int:
+        """Send a weights file from `offset` on; how many bytes that was.
+
+        Raises:
+            WorkerLost: the connection broke; what arrived is kept for the next attempt.
+            WorkerError: the device cannot keep them.
+        """
+        deadline = Deadline(WEIGHTS_S, "weights")
+        count = file.num_bytes - offset
+        try:
+            with self._sending, file.path.open("rb") as content:
+                content.seek(offset)
+                message = m.encode(m.PutWeights(sha256=file.sha256, offset=offset, count=count))
+                send_message(self._connection, message, deadline)
+                while block := content.read(1 << 20):
+                    self._connection.send([block], deadline)
+            reply = m.decode_reply(receive_message(self._connection, deadline))
+        except TransportError as exc:
+            raise self._lost(exc) from exc
+        if isinstance(reply, m.Failed):
+            raise WorkerError(f"{self.name}: {reply.message}")
+        return count
+
+    def _lost(self, exc: TransportError) -> WorkerLost:
+        found = self._autopsy()
+        return WorkerLost(f"{exc}: the worker died or its network did{found and ': ' + found}")
 
     def abort(self) -> None:
         """Make the running request fail now. Safe from another thread; never waits for an answer."""

@@ -210,7 +210,10 @@ class Coordinator:
         if any(not future.done() or future.exception() for future in futures):
             _abort(workers, futures)
             errors = [error for future in futures if (error := future.exception()) is not None]
-            raise min(errors, key=_depth)
+            root = min(errors, key=_depth)
+            if isinstance(root, WorkerLost):
+                self._backend = None  # a ring that lost a member is left, not closed: its members cannot agree on it
+            raise root
         return [future.result() for future in futures]
 
 

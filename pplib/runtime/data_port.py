@@ -6,12 +6,13 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pplib.errors import ProtocolError, TransportError
 from pplib.runtime.connection import Connection, Deadline, connect, listen
 from pplib.runtime.handshake import DATA, TIMEOUT_S, admit, greet
 from pplib.runtime.socket_hops import SocketHops
+from pplib.runtime.strangers import Strangers
 
 _INTRODUCTION = struct.Struct("<32sH")  # run, stage index of the sender
 
@@ -28,6 +29,7 @@ class DataPort:
         self._socket = listen((host, port), f"{name}: data port")
         self._arrivals: dict[tuple[bytes, int], Connection] = {}
         self._changed = threading.Condition()
+        self._strangers = Strangers()
         threading.Thread(target=self._accept, name="data", daemon=True).start()
 
     @property
@@ -95,12 +97,13 @@ class DataPort:
                 sock, address = self._socket.accept()
             except OSError:
                 return  # closed: the worker ends
-            threading.Thread(target=self._admit, args=(sock, f"peer at {address[0]}"), daemon=True).start()
+            self._strangers.admit(sock, self._admit, f"peer at {address[0]}")
 
-    def _admit(self, sock: socket.socket, peer: str) -> None:
+    def _admit(self, sock: socket.socket, peer: str, known: Callable[[], None]) -> None:
         connection = Connection(sock, peer)
         try:
-            admit(connection, self._token, DATA)
+            admit(connection, self._token, (DATA,))
+            known()
             run, sender = _INTRODUCTION.unpack(
                 connection.receive(_INTRODUCTION.size, Deadline(TIMEOUT_S, "introduction"))
             )

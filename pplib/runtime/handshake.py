@@ -18,7 +18,9 @@ PROTOCOL = 1
 TIMEOUT_S = 5.0
 _GREETING = struct.Struct("<4sH32s8s16s")  # magic, protocol, nonce, purpose, package version
 _MAGIC = b"PPHS"
-CONTROL, DATA = b"control", b"data"
+CONTROL, DATA, WATCH = b"control", b"data", b"watch"
+
+_ANSWERED_AS = {CONTROL: (CONTROL,), WATCH: (CONTROL,), DATA: (DATA,)}
 
 
 def _greeting(purpose: bytes, version: str) -> bytes:
@@ -29,7 +31,7 @@ def _proof(token: bytes, role: bytes, first: bytes, second: bytes) -> bytes:
     return hmac.digest(token, role + first + second, "sha256")
 
 
-def _read_greeting(connection: Connection, purpose: bytes, version: str, deadline: Deadline) -> bytes:
+def _read_greeting(connection: Connection, purposes: tuple[bytes, ...], version: str, deadline: Deadline) -> bytes:
     data = connection.receive(_GREETING.size, deadline)
     magic, protocol, _, said, theirs = _GREETING.unpack(data)
     if magic != _MAGIC:
@@ -40,8 +42,8 @@ def _read_greeting(connection: Connection, purpose: bytes, version: str, deadlin
             f"{connection.peer}: runs ParetoPipe {their_version!r} (protocol {protocol}), expected {version!r} "
             f"(protocol {PROTOCOL}): install the same version on both and restart the worker"
         )
-    if said.rstrip(b"\0") != purpose:
-        raise HandshakeError(f"{connection.peer}: expected the {purpose.decode()} port, reached another")
+    if said.rstrip(b"\0") not in purposes:
+        raise HandshakeError(f"{connection.peer}: expected the {purposes[0].decode()} port, reached another")
     return data
 
 
@@ -52,7 +54,7 @@ def greet(connection: Connection, token: bytes, purpose: bytes, version: str = _
         HandshakeError: the peer has another version or token.
     """
     deadline = Deadline(TIMEOUT_S, "handshake")
-    theirs = _read_greeting(connection, purpose, version, deadline)
+    theirs = _read_greeting(connection, _ANSWERED_AS[purpose], version, deadline)
     ours = _greeting(purpose, version)
     connection.send([ours, _proof(token, b"client", theirs, ours)], deadline)
     answer = connection.receive(32, deadline)
@@ -60,17 +62,25 @@ def greet(connection: Connection, token: bytes, purpose: bytes, version: str = _
         raise HandshakeError(f"{connection.peer}: could not prove the run's token: it belongs to another run")
 
 
-def admit(connection: Connection, token: bytes, purpose: bytes, version: str = __version__) -> None:
+def admit(connection: Connection, token: bytes, purposes: tuple[bytes, ...], version: str = __version__) -> bytes:
     """The server's side: nothing is answered to a peer that does not know the token.
+
+    Args:
+        purposes: what a peer may come for; the first names the port.
+
+    Returns:
+        What it came for.
 
     Raises:
         HandshakeError: the peer has another version or token.
     """
     deadline = Deadline(TIMEOUT_S, "handshake")
-    ours = _greeting(purpose, version)
+    ours = _greeting(purposes[0], version)
     connection.send([ours], deadline)
-    theirs = _read_greeting(connection, purpose, version, deadline)
+    theirs = _read_greeting(connection, purposes, version, deadline)
     proof = connection.receive(32, deadline)
     if not hmac.compare_digest(proof, _proof(token, b"client", ours, theirs)):
         raise HandshakeError(f"{connection.peer}: could not prove the run's token")
     connection.send([_proof(token, b"server", ours, theirs)], deadline)
+    purpose: bytes = _GREETING.unpack(theirs)[3].rstrip(b"\0")
+    return purpose

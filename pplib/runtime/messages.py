@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -27,6 +27,20 @@ class PutInputs(Message, frozen=True):
 
     spec: TensorSpec
     count: int
+
+
+class HaveWeights(Message, frozen=True):
+    """Tell how many bytes of the weights with this content hash you hold."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class PutWeights(Message, frozen=True):
+    """`count` bytes of these weights follow, from `offset` on; keep the file when its content has the hash."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+    count: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class OpenHops(Message, frozen=True):
@@ -96,11 +110,29 @@ class Stop(Message, frozen=True):
     """End the process."""
 
 
-Request = Describe | Ping | PutInputs | OpenHops | FreePort | Probe | CloseHops | Prepare | Run | Abort | Stop
+Request = (
+    Describe
+    | Ping
+    | PutInputs
+    | HaveWeights
+    | PutWeights
+    | OpenHops
+    | FreePort
+    | Probe
+    | CloseHops
+    | Prepare
+    | Run
+    | Abort
+    | Stop
+)
 
 
 class Description(Message, frozen=True):
-    """What a worker is and runs on."""
+    """What a worker is and runs on.
+
+    `rpc_groups`: how many rpc groups its process has joined. PyTorch counts them, and lets only
+    processes that have joined equally many find each other.
+    """
 
     name: str
     boot_id: str
@@ -109,6 +141,7 @@ class Description(Message, frozen=True):
     data_host: str
     data_port: int
     backends: tuple[str, ...]
+    rpc_groups: int
 
 
 class Pong(Message, frozen=True):

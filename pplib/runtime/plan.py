@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import torch
@@ -16,7 +16,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16"
 class TensorSpec(msgspec.Struct, frozen=True):
     """The exact tensor to expect: shape, dtype, and the order of its bytes on the wire."""
 
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0, lt=2**32)], ...]
     dtype: str
     layout: Layout = "contiguous"
 

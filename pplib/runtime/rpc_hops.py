@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psutil
 import torch
@@ -19,6 +21,9 @@ from pplib.errors import TransportError
 from pplib.runtime.connection import Deadline
 from pplib.runtime.hops import Inbox
 from pplib.runtime.plan import TensorSpec
+
+LEAVE_S = 10
+STUCK = 70
 
 _inboxes: dict[str, Inbox] = {}
 
@@ -88,12 +93,16 @@ class RpcHops:
             _transports=["uv"],
             _channels=["basic"],
         )
-        try:
+
+        def join() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch announces deprecations of its own internals
                 rpc.init_rpc(  # type: ignore[no-untyped-call]
                     f"stage{stage_index}", rank=stage_index, world_size=count, rpc_backend_options=options
                 )
+
+        try:
+            _or_end(join, timeout_s, "joined")
         except (RuntimeError, ValueError) as exc:
             _inboxes.pop(run, None)
             raise TransportError(f"rpc group at {master[0]}:{master[1]}: {_first_line(exc)}") from exc
@@ -109,9 +118,33 @@ class RpcHops:
         self.abort()
         _inboxes.pop(self._run, None)
         try:
-            rpc.shutdown(graceful=graceful, timeout=10)
+            _or_end(lambda: rpc.shutdown(graceful=graceful, timeout=LEAVE_S), 2 * LEAVE_S, "left")
         except RuntimeError as exc:
             raise TransportError(f"rpc group: shutdown failed: {_first_line(exc)}") from exc
+
+
+def _or_end(job: Callable[[], None], limit_s: float, what: str) -> None:
+    """Run `job`, or end this process: PyTorch can wait for a member that is gone for ever, and does not let go.
+
+    Whoever looks after this worker starts it again.
+    """
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            job()
+        except Exception as exc:  # noqa: BLE001 (raised again below, in the thread that asked)
+            failed.append(exc)
+
+    thread = threading.Thread(target=run, name=f"rpc group {what}", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        sys.stderr.write(f"the rpc group could not be {what} within {limit_s:.0f} s: this worker ends\n")
+        sys.stderr.flush()
+        os._exit(STUCK)
+    if failed:
+        raise failed[0]
 
 
 def interface_of(address: str) -> str:

@@ -28,7 +28,8 @@ def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> i
     """Run a worker until a coordinator stops it or its parent dies.
 
     The run's token is read from the first line of standard input, so that no process list shows it;
-    the end of standard input means that the parent is gone, and ends the worker.
+    the end of standard input means that the parent is gone, and ends the worker, unless it was started
+    detached: then it ends when nobody has talked to it for `--forgotten-after` seconds.
     """
     options = _parser(backends).parse_args(arguments)
     if options.cores:
@@ -60,7 +61,11 @@ def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> i
     except (ParetoPipeError, RuntimeError) as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if options.forgotten_after is None:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    else:
+        limit_s = options.forgotten_after
+        threading.Thread(target=worker.end_when_forgotten, args=(limit_s,), daemon=True).start()
     ready = Ready(options.name, os.getpid(), name_of(worker.control))
     sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
     sys.stdout.flush()
@@ -84,6 +89,7 @@ def _parser(backends: tuple[str, ...]) -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="the one address of its data plane")
     parser.add_argument("--data-port", type=int, default=0, help="0: any free port")
     parser.add_argument("--torch-device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--forgotten-after", type=float, help="seconds without a word after which it ends by itself")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
     parser.add_argument("--cores", default="", help="comma-separated cores to stay on")
     parser.add_argument("--slowdown", type=float, default=1.0, help="emulate a device slower by this factor")

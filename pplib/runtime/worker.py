@@ -18,13 +18,15 @@ from pplib.errors import ProtocolError, TransportError, WorkerError
 from pplib.runtime import messages as m
 from pplib.runtime.connection import Connection, Deadline, Endpoint, listen
 from pplib.runtime.data_port import DataPort
-from pplib.runtime.handshake import CONTROL, admit
+from pplib.runtime.handshake import CONTROL, WATCH, admit
 from pplib.runtime.hops import Hops
 from pplib.runtime.host import boot_id, describe_host
 from pplib.runtime.link_probe import probe
 from pplib.runtime.monitor import Monitor
 from pplib.runtime.stage import BuiltStage, StageBuilder
 from pplib.runtime.stage_loop import Length, StageLoop
+from pplib.runtime.strangers import Strangers
+from pplib.runtime.weights_transfer import held_bytes, receive_weights
 from pplib.runtime.wire import MAX_MESSAGE_BYTES, receive_message, send_message
 
 FOREVER_S = 10.0 * 365 * 86400
@@ -71,6 +73,9 @@ class Worker:
         self._hops: Hops | None = None
         self._loop: StageLoop | None = None
         self._inputs: list[torch.Tensor] = []
+        self._rpc_groups = 0
+        self._heard_at = time.monotonic()
+        self._strangers = Strangers()
 
     @property
     def control(self) -> Endpoint:
@@ -103,15 +108,19 @@ class Worker:
             except OSError:
                 return  # closed: the worker ends
             peer = f"coordinator at {address[0]}" if address else "coordinator"
-            threading.Thread(target=self._converse, args=(sock, peer), daemon=True).start()
+            self._strangers.admit(sock, self._converse, peer)
 
-    def _converse(self, sock: socket.socket, peer: str) -> None:
+    def _converse(self, sock: socket.socket, peer: str, known: Callable[[], None]) -> None:
         connection = Connection(sock, peer)
         with contextlib.closing(connection):
             try:
-                admit(connection, self.settings.token, CONTROL)
+                purpose = admit(connection, self.settings.token, (CONTROL, WATCH))
             except TransportError:
                 return  # a stranger learns nothing
+            known()
+            if purpose == WATCH:
+                self._be_watched(connection)
+                return
             if not self._session.acquire(timeout=5):
                 answer = m.Failed(kind="WorkerError", message="another coordinator is using this worker")
                 with contextlib.suppress(TransportError):
@@ -120,22 +129,46 @@ class Worker:
                 return
             try:
                 self._read(connection)
-            except (TransportError, msgspec.DecodeError):
+            except (TransportError, msgspec.DecodeError, ValueError):
                 pass  # the coordinator went away or spoke nonsense: the session is over either way
             finally:
                 self._abort("the coordinator went away")
                 self._jobs.put(self._forget)
 
+    def _be_watched(self, connection: Connection) -> None:
+        """Answer whoever looks after this worker, beside the coordinator, whatever the worker does."""
+        with contextlib.suppress(TransportError, msgspec.DecodeError, ValueError):  # it went away, or spoke nonsense
+            while True:
+                request = m.decode_request(receive_message(connection, Deadline(FOREVER_S, "next ping"), 1024))
+                self._heard_at = time.monotonic()
+                if not isinstance(request, m.Ping):
+                    return
+                self._pong(connection)
+
+    def _pong(self, connection: Connection) -> None:
+        send_message(connection, m.encode(m.Pong(monotonic_ns=time.monotonic_ns())), Deadline(5, "pong"))
+
+    def end_when_forgotten(self, limit_s: float) -> None:
+        """Wait until nobody who knows the token has said a word for `limit_s`, then end `serve`."""
+        while (left := self._heard_at + limit_s - time.monotonic()) > 0:
+            time.sleep(min(left, 1.0))
+        self._abort("nobody has talked to this worker for a while")
+        self.stop()
+
     def _read(self, connection: Connection) -> None:
         while True:
             request = m.decode_request(receive_message(connection, Deadline(FOREVER_S, "next request")))
+            self._heard_at = time.monotonic()
             if isinstance(request, m.Ping):
-                send_message(connection, m.encode(m.Pong(monotonic_ns=time.monotonic_ns())), Deadline(5, "pong"))
+                self._pong(connection)
             elif isinstance(request, m.Abort):
                 self._abort("the trial was given up")
             elif isinstance(request, m.PutInputs):
                 inputs = self._receive_inputs(connection, request)
                 self._jobs.put(lambda r=inputs: self._answer(connection, lambda: self._keep(r)))  # type: ignore[misc]
+            elif isinstance(request, m.PutWeights):
+                told = receive_weights(connection, request)
+                self._jobs.put(lambda r=told: self._answer(connection, lambda: r))  # type: ignore[misc]
             elif isinstance(request, m.Stop):
                 send_message(connection, m.encode(m.Done()), Deadline(5, "goodbye"))
                 self.stop()
@@ -176,7 +209,10 @@ class Worker:
                     data_host=self.settings.host,
                     data_port=self._data.port,
                     backends=self.settings.backends,
+                    rpc_groups=self._rpc_groups,
                 )
+            case m.HaveWeights():
+                return m.Done(value=held_bytes(request.sha256))
             case m.FreePort():
                 with listen((self.settings.host, 0), "rpc meeting point") as free:
                     return m.Done(value=free.getsockname()[1])
@@ -214,6 +250,7 @@ class Worker:
 
         if request.master is None:
             raise ProtocolError("an rpc group needs a meeting point")
+        self._rpc_groups += 1
         return RpcHops(
             request.run,
             request.stage_index,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Sequence
 
@@ -13,13 +12,15 @@ from pplib.config import Configuration
 from pplib.errors import TrialError
 from pplib.links import HopMeasurement, LinkProfile, LinkRecord, deviations
 from pplib.records import TrialRecord, point_label, trial_path, write_record
-from pplib.runtime.client import WorkerLost
+from pplib.runtime.client import WEIGHTS_S, WorkerLost
 from pplib.runtime.coordinator import Coordinator
+from pplib.runtime.weights_transfer import send_weights
 from pplib.sweep.experiment import Experiment
 from pplib.sweep.results import claim_folder, is_done, summary_frame
 from pplib.sweep.trial import Trial, run_trial
 from pplib.testbed.link_check import measure_link
-from pplib.testbed.session import open_pipeline
+from pplib.testbed.parallel import all_or_error, for_each
+from pplib.testbed.session import workers_up
 
 MAX_FAILURES_IN_A_ROW = 3
 LINK_ATTEMPTS = 3  # a busy moment of the machine is no wrong link
@@ -56,7 +57,7 @@ def run_missing(experiment: Experiment, progress: bool = True) -> pd.DataFrame:
     Raises:
         OutputError: the results folder cannot be written, or holds trials of other parameters.
         ConfigError: the link cannot be had here.
-        WorkerError: a worker was lost, or trials keep failing; trials already done are kept.
+        WorkerError: a worker cannot be brought back, or trials keep failing; trials already done are kept.
         TrialError: trials keep failing, for their results or their link cannot be believed.
     """
     config = experiment.config
@@ -90,40 +91,54 @@ def _run_all(
     done: Callable[[], object],
     failures_allowed: int = MAX_FAILURES_IN_A_ROW,
 ) -> None:
-    """Run trials block by block; a record is stored when its trial ends, and again when its link was verified."""
+    """Run trials; a record is stored when its trial ends, and again when the link was measured after it.
+
+    A lost worker costs its trial: the pipeline is opened again once the worker is back.
+    """
     config, profile = experiment.config, experiment.link
-    failures = 0
-    with open_pipeline(experiment.testbed, config.num_stages, [config.backend], profile) as (coordinator, session):
-        coordinator.put_inputs(experiment.batches, experiment.input_spec)
-        before, wrong = _measured_link(coordinator, profile)
-        for block in _blocks(todo, profile):
-            records = []
-            for trial in block:
-                link = LinkRecord(profile=profile, engine=session.engine, before=before)
-                record, error = run_trial(experiment, coordinator, trial, link, wrong)
-                store(record)
-                done()
-                records.append(record)
-                failures = failures + 1 if error else 0
-                if error and (isinstance(error, WorkerLost) or failures >= failures_allowed):
-                    raise type(error)(
-                        f"{error} (at {point_label(trial.points)}, repeat {trial.repeat}; trials already done are "
-                        "kept; start again to do the rest)"
-                    ) from error
-            before, wrong = _measured_link(coordinator, profile)
-            for record in records:
-                store(_verified(record, before, wrong))
-            if wrong:
-                failures += len(records)
-                if failures >= failures_allowed:
-                    raise TrialError(f"{wrong} (start again to do the trials since the link was last right)")
+    remaining, unsettled, failures = list(todo), list[TrialRecord](), 0
+
+    def settle(after: list[HopMeasurement], wrong: str) -> None:
+        nonlocal failures
+        for record in unsettled:
+            store(_verified(record, after, wrong))
+        failures += len(unsettled) if wrong else 0
+        unsettled.clear()
+        if wrong and failures >= failures_allowed:
+            raise TrialError(f"{wrong} (start again to do the trials since the link was last right)")
+
+    with workers_up(experiment.testbed, [config.backend], profile.shaped) as session:
+        session.set_link(profile)
+        while remaining or unsettled:
+            with session.pipeline(config.num_stages) as coordinator:
+                _provide(experiment, coordinator)
+                before, wrong = _measured_link(coordinator, profile)
+                settle(before, wrong)
+                while remaining:
+                    trial = remaining.pop(0)
+                    link = LinkRecord(profile=profile, engine=session.engine, before=before)
+                    record, error = run_trial(experiment, coordinator, trial, link, wrong)
+                    store(record)
+                    done()
+                    unsettled.append(record)
+                    failures = failures + 1 if error else 0
+                    if error and failures >= failures_allowed:
+                        raise type(error)(
+                            f"{error} (at {point_label(trial.points)}, repeat {trial.repeat}; trials already done are "
+                            "kept; start again to do the rest)"
+                        ) from error
+                    if isinstance(error, WorkerLost):
+                        break
+                    if not remaining or (profile.shaped and remaining[0].repeat != trial.repeat):
+                        before, wrong = _measured_link(coordinator, profile)
+                        settle(before, wrong)
 
 
-def _blocks(todo: Sequence[Trial], profile: LinkProfile) -> list[list[Trial]]:
-    """The trials between two measurements of the link."""
-    if not profile.shaped:
-        return [list(todo)]
-    return [list(block) for _, block in itertools.groupby(todo, key=lambda trial: trial.repeat)]
+def _provide(experiment: Experiment, coordinator: Coordinator) -> None:
+    """Give the devices what they need once: the images to the first, the weights to those that lack them."""
+    coordinator.put_inputs(experiment.batches, experiment.input_spec)
+    sent = for_each(coordinator.workers, lambda worker: send_weights(worker, experiment.weights), WEIGHTS_S)
+    all_or_error(sent)
 
 
 def _measured_link(coordinator: Coordinator, profile: LinkProfile) -> tuple[list[HopMeasurement], str]:

@@ -19,6 +19,7 @@ from pplib.environment import INTERFACE_VARIABLES, load_environment
 from pplib.errors import WorkerError
 from pplib.runtime.serve import Ready
 from pplib.testbed.namespaces import Namespaces, Place
+from pplib.testbed.parallel import all_or_error, for_each
 
 WORKERS = Path(__file__).resolve().parents[2] / "workers"
 
@@ -34,33 +35,40 @@ class LocalWorker:
         self, device: Device, cores: Sequence[int], token: bytes, script: str, folder: Path, place: Place | None
     ) -> None:
         self.device, self.cores = device, tuple(cores)
-        self.log = folder / f"{device.name}.log"
-        localhost = "127.0.0.1" if device.host == "localhost" else device.host
-        arguments: dict[str, object] = {
-            "--name": device.name,
-            "--control": folder / f"{device.name}.control",
-            "--host": place.address if place else localhost,
-            "--data-port": device.data_port,
-            "--torch-device": device.torch_device,
-            "--threads": device.threads,
-            "--cores": ",".join(str(core) for core in cores),
-            "--slowdown": device.slowdown,
-            "--rpc-threads": device.rpc_threads,
-            "--prefetch": device.prefetch,
-            "--interface": place.interface if place else device.interface,
-            "--idle-w": device.idle_w,
-            "--busy-w": device.busy_w,
+        self.control, self.log = str(folder / f"{device.name}.control"), folder / f"{device.name}.log"
+        self._token, self._script, self._place = token, script, place
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, timeout_s: float) -> Ready:
+        """Start it, again if it was started before, and wait for its ready line.
+
+        Raises:
+            WorkerError: it ended, or was silent for too long; the message ends with its log.
+        """
+        place = self._place
+        address = place.address if place else self.device.data_address
+        words: dict[str, object] = {
+            "--control": self.control,
+            "--host": "127.0.0.1" if address == "localhost" else address,
+            "--interface": place.interface if place else self.device.interface,
         }
-        threads = str(device.threads)
+        threads = str(self.device.threads)
         interfaces = load_environment().interface_variables
         if place:
             interfaces = dict.fromkeys(INTERFACE_VARIABLES, place.interface)
-        with self.log.open("wb") as log:
+        Path(self.control).unlink(missing_ok=True)
+        with self.log.open("ab") as log:
             self._process = (place.popen if place else subprocess.Popen)(
                 [
                     sys.executable,
-                    str(WORKERS / script),
-                    *_given(arguments),
+                    str(WORKERS / f"{self._script}.py"),
+                    *arguments_of(self.device, self.cores, words),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -74,27 +82,14 @@ class LocalWorker:
                 },
                 start_new_session=True,  # Ctrl-C is the coordinator's to handle
             )
-        with contextlib.suppress(BrokenPipeError):  # it died at once; wait_ready tells why
-            self._stdin.write(token.hex().encode() + b"\n")
-            self._stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it died at once; the wait tells why
+            assert self._process.stdin is not None
+            self._process.stdin.write(self._token.hex().encode() + b"\n")
+            self._process.stdin.flush()
+        return self._wait_ready(self._process, timeout_s)
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    @property
-    def _stdin(self):  # type: ignore[no-untyped-def]
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    def wait_ready(self, timeout_s: float) -> Ready:
-        """Wait for its ready line.
-
-        Raises:
-            WorkerError: it ended, or was silent for too long; the message ends with its log.
-        """
-        out = self._process.stdout
+    def _wait_ready(self, process: subprocess.Popen[bytes], timeout_s: float) -> Ready:
+        out = process.stdout
         assert out is not None
         end, line = time.monotonic() + timeout_s, b""
         with selectors.DefaultSelector() as selector:
@@ -106,43 +101,104 @@ class LocalWorker:
                         f"{self.autopsy()}"
                     )
                 if not (got := os.read(out.fileno(), 4096)):
-                    self._process.wait(5)
+                    process.wait(5)
                     raise WorkerError(f"{self.device.name}: the worker did not start: {self.autopsy()}")
                 line += got
         return msgspec.json.decode(line, type=Ready)
 
     def autopsy(self) -> str:
         """How it ended, if it did, and the last lines of its log."""
+        return self._ending(1) + log_tail(self.log)
+
+    def _ending(self, patience_s: float) -> str:
+        if self._process is None:
+            return ""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1)  # its sockets close a moment before it is gone
+            self._process.wait(patience_s)  # its sockets close a moment before it is gone
         code = self._process.poll()
-        ended = "" if code is None else f"signal {-code}; " if code < 0 else f"exit code {code}; "
-        return ended + log_tail(self.log)
+        return "" if code is None else f"signal {-code}; " if code < 0 else f"exit code {code}; "
+
+    def kill(self) -> None:
+        """End it at once; how it ended is written in its log."""
+        if self._process is None:
+            return
+        said = self._ending(0)
+        if not said:
+            self._process.kill()
+            said = f"it was silent and was killed: {self._ending(5)}"
+        self._close_pipes()
+        write_ending(self.log, said)
 
     def stop(self) -> None:
         """End it, politely for two seconds."""
-        with contextlib.suppress(OSError):
-            self._stdin.close()
+        if self._process is None:
+            return
+        self._close_pipes()
         try:
             self._process.wait(2)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(5)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+
+    def _close_pipes(self) -> None:
+        assert self._process is not None
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+ENDED = "the worker ended: "
+
+
+def write_ending(log: Path, said: str) -> None:
+    """Note at the end of a worker's log how it ended."""
+    with log.open("a") as file:
+        file.write(f"{ENDED}{said.rstrip('; ')}\n")
+
+
+def last_words(log: Path, since: int, patience_s: float = 3.0) -> str:
+    """What a worker's log has from byte `since` on, once it tells how the worker ended, or patience is at its end."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            text = log.read_bytes()[since:].decode(errors="replace")
+        except OSError:
+            return "its log is gone"
+        if ENDED in text or time.monotonic() > end:
+            return _tail(text, 5)
+        time.sleep(0.05)
 
 
 def log_tail(log: Path, lines: int = 5) -> str:
     """The last lines of a worker's log, for an error message."""
     try:
-        text = log.read_text(errors="replace").strip()
+        return _tail(log.read_text(errors="replace"), lines)
     except OSError:
         return "its log is gone"
+
+
+def _tail(text: str, lines: int) -> str:
     said = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
     return " | ".join(said[-lines:]) or "its log is empty"
 
 
-def _given(arguments: Mapping[str, object]) -> list[str]:
+def arguments_of(device: Device, cores: Sequence[int], more: Mapping[str, object]) -> list[str]:
+    """The arguments of a device's worker: what the device file says, and `more`; None is left out."""
+    arguments: dict[str, object] = {
+        "--name": device.name,
+        "--data-port": device.data_port,
+        "--torch-device": device.torch_device,
+        "--threads": device.threads,
+        "--cores": ",".join(str(core) for core in cores),
+        "--slowdown": device.slowdown,
+        "--rpc-threads": device.rpc_threads,
+        "--prefetch": device.prefetch,
+        "--interface": device.interface,
+        "--idle-w": device.idle_w,
+        "--busy-w": device.busy_w,
+        **more,
+    }
     return [part for name, value in arguments.items() if value is not None for part in (name, str(value))]
 
 
@@ -160,11 +216,18 @@ def local_workers(
     Raises:
         WorkerError: one did not start.
     """
-    script = "rpc_worker.py" if "rpc" in backends else "socket_worker.py"
     with tempfile.TemporaryDirectory(prefix="paretopipe-") as folder, contextlib.ExitStack() as stack:
-        workers = []
-        for i, (device, cores) in enumerate(zip(testbed.devices, assign_cores(testbed.devices), strict=True)):
-            worker = LocalWorker(device, cores, token, script, Path(folder), net.place(i) if net else None)
+        workers = [
+            LocalWorker(device, cores, token, script_of(backends), Path(folder), net.place(i) if net else None)
+            for i, (device, cores) in enumerate(zip(testbed.devices, assign_cores(testbed.devices), strict=True))
+        ]
+        for worker in workers:
             stack.callback(worker.stop)
-            workers.append(worker)
-        yield [(worker, worker.wait_ready(testbed.ready_timeout_s)) for worker in workers]
+        limit_s = testbed.ready_timeout_s
+        started = for_each(workers, lambda worker: worker.start(limit_s), limit_s + 30)
+        yield list(zip(workers, all_or_error(started), strict=True))
+
+
+def script_of(backends: Sequence[str]) -> str:
+    """The entry script of workers that offer these backends: a socket worker never loads what unpickles."""
+    return "rpc_worker" if "rpc" in backends else "socket_worker"

@@ -47,3 +47,17 @@ def for_each(items: Sequence[T], work: Callable[[T], R], limit_s: float) -> list
             raise result
         found.append(result)
     return found
+
+
+def all_or_error(results: Sequence[R | ParetoPipeError]) -> list[R]:
+    """The results of `for_each`, if there is one for every item.
+
+    Raises:
+        ParetoPipeError: the first error among them.
+    """
+    good: list[R] = []
+    for result in results:
+        if isinstance(result, ParetoPipeError):
+            raise result
+        good.append(result)
+    return good

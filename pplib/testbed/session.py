@@ -8,27 +8,36 @@ and use the same workers instead of starting their own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from pplib.devices import Testbed
+from pplib.devices import Testbed, assign_cores
 from pplib.environment import load_environment
-from pplib.errors import ConfigError
+from pplib.errors import ConfigError, HandshakeError, ParetoPipeError, TransportError, WorkerError
 from pplib.links import UNSHAPED, LinkProfile
 from pplib.records import write_atomic
 from pplib.runtime.client import WorkerClient
 from pplib.runtime.connection import endpoint_of
 from pplib.runtime.coordinator import Coordinator
-from pplib.testbed.local import local_workers, log_tail
+from pplib.runtime.messages import Stop
+from pplib.testbed.local import LocalWorker, last_words, script_of
+from pplib.testbed.machine import machine_of
 from pplib.testbed.namespaces import Namespaces, namespaces
+from pplib.testbed.parallel import all_or_error, for_each
+from pplib.testbed.remote import RemoteWorker
+from pplib.testbed.remote_link import RemoteLink
+from pplib.testbed.supervisor import SILENT_S, Supervisor
 
 VARIABLE = "PARETOPIPE_SESSION"
+RETRY_S = 0.3
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -46,15 +55,16 @@ class SessionFile(msgspec.Struct, frozen=True):
     token: str
     backends: list[str]
     workers: list[Address]
+    ready_timeout_s: float
     engine: str
     link: LinkProfile
 
 
 class Session:
-    """Workers that are up. `engine` is what shapes the link between them: none, tc or userspace."""
+    """Workers that are up. `shaper` shapes the link between them; None where it cannot be, or is another's to shape."""
 
-    def __init__(self, told: SessionFile, path: Path, net: Namespaces | None, inherited: bool) -> None:
-        self.told, self._path, self._net, self._inherited = told, path, net, inherited
+    def __init__(self, told: SessionFile, path: Path, shaper: Namespaces | RemoteLink | None, inherited: bool) -> None:
+        self.told, self._path, self._shaper, self._inherited = told, path, shaper, inherited
 
     @property
     def engine(self) -> str:
@@ -67,6 +77,7 @@ class Session:
         Raises:
             ConfigError: the engine cannot; or the session belongs to another process, which shapes
                 its link otherwise.
+            TransportError: a device cannot be reached.
         """
         if profile == self.told.link:
             return
@@ -75,12 +86,60 @@ class Session:
                 f"{VARIABLE}={self._path}: the link of that session is {self.told.link.name}, expected {profile.name}: "
                 "unset the variable to start workers of your own"
             )
-        if self._net is not None:
-            self._net.set_profile(profile)
+        if self._shaper is not None:
+            self._shaper.set_profile(profile)
         elif profile.shaped:
             raise ConfigError(f"link {profile.name}: the workers of this session are on plain localhost")
         self.told = msgspec.structs.replace(self.told, link=profile)
         write_atomic(self._path, msgspec.json.encode(self.told), mode=0o600)
+
+    @contextlib.contextmanager
+    def pipeline(self, num_stages: int) -> Iterator[Coordinator]:
+        """The coordinator of a pipeline over the first `num_stages` workers.
+
+        A worker that is being started again is waited for.
+
+        Raises:
+            WorkerError: a worker cannot be reached.
+        """
+        environment = load_environment()
+        # An address of this machine means nothing inside an emulated network.
+        master = environment.master_addr if self.engine == "none" else None
+        with contextlib.ExitStack() as stack:
+            clients = [self._reach(address) for address in self.told.workers[:num_stages]]
+            if len({client.description.rpc_groups for client in clients}) > 1:
+                clients = self._start_equal(clients, num_stages)
+            for client in clients:
+                stack.callback(client.close)
+            with Coordinator(clients, (master, environment.master_port)) as coordinator:
+                yield coordinator
+
+    def _start_equal(self, clients: list[WorkerClient], num_stages: int) -> list[WorkerClient]:
+        """End the workers that have been in an rpc group: with one that was started since, they can form none."""
+        for client in clients:
+            if client.description.rpc_groups:
+                client.request(Stop(), 10)
+            client.close()
+        return [self._reach(address) for address in self.told.workers[:num_stages]]
+
+    def _reach(self, address: Address) -> WorkerClient:
+        end = time.monotonic() + self.told.ready_timeout_s + SILENT_S
+        log = Path(address.log)
+        while True:
+            since = log.stat().st_size if log.exists() else 0
+            try:
+                return WorkerClient(
+                    address.name,
+                    endpoint_of(address.control),
+                    bytes.fromhex(self.told.token),
+                    autopsy=functools.partial(last_words, log, since),
+                )
+            except (TransportError, WorkerError) as exc:
+                if isinstance(exc, HandshakeError):
+                    raise
+                if time.monotonic() > end:
+                    raise WorkerError(f"{exc}: {last_words(log, 0, 0.0)}") from exc
+                time.sleep(RETRY_S)
 
 
 def _digest(testbed: Testbed) -> str:
@@ -94,10 +153,12 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
     Args:
         testbed: one worker per device.
         backends: what they must offer.
-        shaped: whether the link between them is to be shaped; each device then has a network of its own.
+        shaped: whether the link between them is to be shaped; devices on this machine then have a
+            network of their own each.
 
     Raises:
         WorkerError: a worker did not start.
+        TransportError: a device cannot be reached.
         ConfigError: the surrounding session is of another device file or lacks a backend; or this
             machine cannot emulate links.
     """
@@ -105,26 +166,60 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
     if inherited:
         yield Session(_inherit(Path(inherited), testbed, backends), Path(inherited), None, True)
         return
-    token = secrets.token_bytes(32)
+    token, devices = secrets.token_bytes(32), testbed.devices
     with contextlib.ExitStack() as stack:
-        net = None
-        if shaped:
-            net = stack.enter_context(namespaces(len(testbed.devices), engine=testbed.link_engine))
-        started = stack.enter_context(local_workers(testbed, token, backends, net))
+        remote = any(device.remote for device in devices)
+        shaper: Namespaces | RemoteLink | None = None
+        if shaped and remote:
+            machines = [machine_of(device) for device in devices]
+            for machine in machines:
+                stack.callback(machine.close)
+            shaper = RemoteLink(machines)
+            stack.callback(shaper.close)
+        elif shaped:
+            shaper = stack.enter_context(namespaces(len(devices), engine=testbed.link_engine))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="paretopipe-")))  # mode 0700
+        workers = _start(testbed, token, backends, folder, shaper if isinstance(shaper, Namespaces) else None, stack)
         told = SessionFile(
             testbed=_digest(testbed),
             token=token.hex(),
             backends=list(backends),
-            workers=[Address(ready.name, ready.control, str(worker.log)) for worker, ready in started],
-            engine=net.engine if net else "none",
+            workers=[Address(worker.device.name, worker.control, str(worker.log)) for worker in workers],
+            ready_timeout_s=testbed.ready_timeout_s,
+            engine="none" if shaper is None else "tc" if isinstance(shaper, RemoteLink) else shaper.engine,
             link=UNSHAPED,
         )
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="paretopipe-session-"))  # mode 0700
-        path = Path(folder) / "session.json"
+        path = folder / "session.json"
         write_atomic(path, msgspec.json.encode(told), mode=0o600)
         os.environ[VARIABLE] = str(path)
         stack.callback(os.environ.pop, VARIABLE, None)
-        yield Session(told, path, net, False)
+        yield Session(told, path, shaper, False)
+
+
+def _start(
+    testbed: Testbed,
+    token: bytes,
+    backends: Sequence[str],
+    folder: Path,
+    net: Namespaces | None,
+    stack: contextlib.ExitStack,
+) -> list[LocalWorker | RemoteWorker]:
+    """Start all workers at once, and have them looked after until `stack` unwinds: then they end, all at once."""
+    script, limit_s = script_of(backends), testbed.ready_timeout_s
+    workers: list[LocalWorker | RemoteWorker] = [
+        RemoteWorker(device, cores, token, script, folder)
+        if device.remote
+        else LocalWorker(device, cores, token, script, folder, net.place(i) if net else None)
+        for i, (device, cores) in enumerate(zip(testbed.devices, assign_cores(testbed.devices), strict=True))
+    ]
+    try:
+        all_or_error(for_each(workers, lambda worker: worker.start(limit_s), limit_s + 60))
+    except (ParetoPipeError, KeyboardInterrupt):
+        for_each(workers, lambda worker: worker.stop(), 30)
+        raise
+    supervisors = [Supervisor(worker, token, limit_s) for worker in workers]
+    stack.callback(for_each, supervisors, lambda one: one.close(), limit_s + 60)
+    return workers
 
 
 def _inherit(path: Path, testbed: Testbed, backends: Sequence[str]) -> SessionFile:
@@ -150,21 +245,8 @@ def open_pipeline(
         ConfigError: fewer devices than stages, or a link that cannot be had here.
         WorkerError: a worker did not start or cannot be reached.
     """
-    environment = load_environment()
-    count = len(testbed.first(num_stages))
-    with workers_up(testbed, backends, link.shaped) as session, contextlib.ExitStack() as stack:
+    testbed.first(num_stages)
+    with workers_up(testbed, backends, link.shaped) as session:
         session.set_link(link)
-        clients = []
-        for address in session.told.workers[:count]:
-            client = WorkerClient(
-                address.name,
-                endpoint_of(address.control),
-                bytes.fromhex(session.told.token),
-                autopsy=lambda log=address.log: log_tail(Path(log)),  # type: ignore[misc]
-            )
-            stack.callback(client.close)
-            clients.append(client)
-        # An address of this machine means nothing inside an emulated network.
-        master = environment.master_addr if session.engine == "none" else None
-        with Coordinator(clients, (master, environment.master_port)) as coordinator:
+        with session.pipeline(num_stages) as coordinator:
             yield coordinator, session

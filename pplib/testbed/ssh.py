@@ -124,6 +124,20 @@ class SshDevice:
         """
         return self._run(_RUN, command, stdin, timeout_s, max_output_bytes, check)
 
+    def channel_to(self, port: int) -> paramiko.Channel:
+        """A channel to a port on the device's own loopback.
+
+        Raises:
+            Unreachable: the device cannot be reached, or nobody listens there.
+            AccessError: the device does not let us in.
+        """
+        try:
+            return self._transport().open_channel(
+                "direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 0), timeout=self._connect_timeout_s
+            )
+        except (paramiko.SSHException, OSError, EOFError) as exc:
+            raise Unreachable(f"{self.name}: nobody answers at its port {port}: {exc}") from exc
+
     def as_root(self, command: Sequence[str]) -> Completed:
         """Run a command as root, through `sudo -n` where the user is not root: the `Runner` of shaping.
 

@@ -135,7 +135,7 @@ def shake(pair, client_token=TOKEN, client_purpose=CONTROL, client_version="1", 
 
     def server():
         try:
-            admit(pair[1], TOKEN, CONTROL, server_version)
+            admit(pair[1], TOKEN, (CONTROL,), server_version)
         except TransportError as exc:
             errors["server"] = exc
             pair[1].close()

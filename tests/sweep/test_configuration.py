@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import re
 import signal
 import threading
 
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pplib.config import configuration
-from pplib.errors import OutputError, TrialError, WorkerError
+from pplib.errors import OutputError, TrialError
 from pplib.records import read_record, trial_path, write_record
 from pplib.sweep.configuration import missing_trials, run_missing, run_once, schedule
 from pplib.sweep.experiment import prepare
@@ -114,30 +114,33 @@ def test_a_pipeline_that_computes_something_else_is_a_failed_trial_and_not_a_res
         run_once(wrong)
 
 
-def test_a_lost_worker_stops_the_run_keeps_what_is_done_and_says_so(tiny):
-    experiment = prepare(configuration({**tiny, "repeats": 200, "partition_points": [2]}))
+@pytest.mark.parametrize(("backend", "how"), [("rpc", signal.SIGKILL), ("socket", signal.SIGSTOP)])
+def test_a_lost_worker_costs_one_trial_and_is_brought_back(tiny, backend, how):
+    chosen = {"repeats": 60, "partition_points": [2], "backend": backend, "num_images": 200}
+    experiment = prepare(configuration({**tiny, **chosen}))
     parent = psutil.Process()
 
-    def kill_one():
+    def hit_one():
         folder = experiment.config.folder / "trials"
         while not folder.exists() or len(list(folder.iterdir())) < 3:
-            if stop.wait(0.05):
+            if stop.wait(0.02):
                 return
-        workers = [
-            one for one in parent.children() if "rpc_worker" in str(one.cmdline()) or "socket_w" in str(one.cmdline())
-        ]
-        os.kill(workers[-1].pid, signal.SIGKILL)
+        victims = [one for one in parent.children() if "_worker.py" in str(one.cmdline())]
+        victims[-1].send_signal(how)
 
     stop = threading.Event()
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    with pytest.raises(WorkerError, match=r"device-\d: .*died.*trials already done are kept; start again"):
-        run_missing(experiment, progress=False)
+    thread = threading.Thread(target=hit_one)
+    thread.start()
+    trials = run_missing(experiment, progress=False)
     stop.set()
-    killer.join(10)
-    records = read_records(experiment.config.folder)
-    assert sum(record.status == "ok" for record in records) >= 2
-    assert [record.status for record in records].count("failed") == 1
+    thread.join(10)
+    assert len(trials) == 60
+    failed = trials[trials["status"] == "failed"]
+    assert len(failed) == 1
+    assert re.search(r"device-1: .*died", failed["error"].iloc[0]), failed["error"].iloc[0]
+    assert ("signal 9" if how == signal.SIGKILL else "it was silent and was killed") in failed["error"].iloc[0]
+    assert (trials["status"] == "ok").sum() == 59
+    assert len(missing_trials(experiment.config, experiment.points)) == 1
     assert not [one for one in parent.children(recursive=True) if "worker" in str(one.cmdline())]
 
 

@@ -28,8 +28,8 @@ def write(tmp_path, text):
         ("devices: [{name: a}]", r"devices: expected `array` of length >= 2"),
         ("devices: [{name: a}, {name: a}]", r"devices\[1\]\.name: 'a' is taken by devices\[0\]"),
         (
-            "devices: [{name: a}, {name: b, control_port: 65536}]",
-            r"devices\[1\]\.control_port: expected `int` <= 65535",
+            "devices: [{name: a}, {name: b, data_port: 65536}]",
+            r"devices\[1\]\.data_port: expected `int` <= 65535",
         ),
         ("devices: [{name: a}, {name: b, slowdown: 0.5}]", r"devices\[1\]\.slowdown: expected `float` >= 1"),
         ("devices: [{name: a}, {name: b, idle_w: 3}]", r"devices\[1\]: expected both idle_w and busy_w"),
@@ -50,8 +50,8 @@ def write(tmp_path, text):
             r"devices\[0\]\.data_host: .* reach this machine, got '127.0.0.1'",
         ),
         (
-            "devices: [{name: a, host: pi, data_port: 7000}, {name: b, host: pi, control_port: 7000}]",
-            r"devices\[1\]\.control_port: port 7000 of pi is taken by devices\[0\]\.data_port",
+            "devices: [{name: a, host: pi, data_port: 7000}, {name: b, host: pi, data_port: 7000}]",
+            r"devices\[1\]\.data_port: port 7000 of pi is taken by devices\[0\]\.data_port",
         ),
         ("{link_engine: netem, devices: [{name: a}, {name: b}]}", r"link_engine: expected one of auto, tc, userspace"),
         ("devices: [{name: a}, {name: b, cores: [4096]}]", r"devices\[1\]\.cores: expected some of"),

@@ -1,0 +1,153 @@
+"""A worker on a remote device: started over SSH, detached, reached through SSH, and gone when nobody needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from pplib.devices import Device
+from pplib.errors import TransportError, WorkerError
+from pplib.runtime.serve import Ready
+from pplib.testbed.bridge import Bridge
+from pplib.testbed.facts import resolve
+from pplib.testbed.local import arguments_of, log_tail, write_ending
+from pplib.testbed.shipping import FOLDER, code_hash, python_command, status_of
+from pplib.testbed.ssh import SshDevice, shell_path
+
+FORGOTTEN_AFTER_S = 45
+NOT_READY = 3
+
+# The shell reads the token, so that it is in no argument and in no environment; the worker gets it the
+# same way. A second shell outlives the login and writes down how the worker ended.
+_START = r"""umask 077
+dir=$1; limit=$2; shift 2
+mkdir -p -- "$dir" && cd -- "$dir" || exit 1
+rm -f ready exit log
+IFS= read -r token || exit 1
+printf '%s\n' "$token" | setsid sh -c '"$@" > ready 2> log; echo $? > exit' sh "$@" > /dev/null 2>&1 &
+while [ ! -s ready ] && [ ! -s exit ] && [ "$limit" -gt 0 ]; do sleep 0.2; limit=$((limit - 1)); done
+[ -s ready ] && exec cat ready
+[ -s exit ] && echo "exit status $(cat exit)"
+tail -c 3000 log
+exit 3
+"""
+_STOP = r"""cd -- "$1" 2>/dev/null || exit 0
+there() { [ "$(readlink "/proc/$2/cwd")" = "$PWD" ]; }
+there "$@" && kill -"$3" "$2" && i=0 && while there "$@" && [ $i -lt 20 ]; do sleep 0.1; i=$((i + 1)); done
+there "$@" && kill -KILL "$2"
+i=0; while [ ! -s exit ] && [ $i -lt 20 ]; do sleep 0.1; i=$((i + 1)); done
+[ -s exit ] && echo "exit status $(cat exit)"
+tail -c 3000 log
+[ "$4" = keep ] || rm -rf -- "$PWD"
+"""
+
+
+class RemoteWorker:
+    """The worker of one remote device. Its control port is open on the device's own loopback only.
+
+    Args:
+        device: a remote one.
+        cores: to stay on; empty leaves it to the system.
+        token: the run's secret.
+        script: `socket_worker` or `rpc_worker`.
+        folder: of this run, here: the end of the bridge, and the worker's log when it is lost.
+    """
+
+    def __init__(self, device: Device, cores: Sequence[int], token: bytes, script: str, folder: Path) -> None:
+        self.device, self.cores = device, tuple(cores)
+        self.control, self.log = str(folder / f"{device.name}.control"), folder / f"{device.name}.log"
+        self.machine = SshDevice(device)
+        self._token, self._script = token, script
+        self._there = f"{FOLDER}/run/{secrets.token_hex(8)}"
+        self._ready: Ready | None = None
+        self._bridge: Bridge | None = None
+
+    def start(self, timeout_s: float) -> Ready:
+        """Start it, and wait until it says that it listens.
+
+        Raises:
+            TransportError: the device cannot be reached or does not let us in.
+            WorkerError: it was not set up, or the worker ended or was silent for too long; with its log.
+        """
+        status = status_of(self.machine)
+        if not status.python or status.code != code_hash():
+            raise WorkerError(
+                f"{self.device.name}: not set up for this version: run `python -m pplib.devices setup` with this "
+                "device file"
+            )
+        words = {
+            "--control": "127.0.0.1:0",
+            "--host": resolve(self.device),
+            "--forgotten-after": FORGOTTEN_AFTER_S,
+        }
+        arguments = ["-m", f"workers.{self._script}", *arguments_of(self.device, self.cores, words)]
+        threads = str(self.device.threads)
+        command = ["env", f"OMP_NUM_THREADS={threads}", f"MKL_NUM_THREADS={threads}"]
+        command += python_command(self.device, arguments)
+        inner = shlex.join(["sh", str(round(timeout_s * 5)), *command])
+        done = self.machine.run(
+            ["sh", "-c", f"set -- {shell_path(self._there)} {inner.removeprefix('sh ')}\n{_START}"],
+            stdin=self._token.hex().encode() + b"\n",
+            timeout_s=timeout_s + 30,
+        )
+        if done.returncode:
+            said = " | ".join(line.strip() for line in done.stdout.splitlines()[-6:] if line.strip())
+            late = "" if "exit status" in done.stdout else f" within {timeout_s:.0f} s (ready_timeout_s)"
+            words_said = said or done.stderr.strip() or "its log is empty"
+            raise WorkerError(f"{self.device.name}: the worker was not ready{late}: {words_said}")
+        self._ready = ready = msgspec.json.decode(done.stdout, type=Ready)
+        if self._bridge is None:
+            self._bridge = Bridge(Path(self.control), self._open_channel, self._fetch_log)
+        return ready
+
+    def kill(self) -> None:
+        """End it at once, if it still runs and the device answers; its log is fetched."""
+        self._end("KILL", keep=True)
+
+    def stop(self) -> None:
+        """End it, politely for two seconds, and leave nothing of it on the device.
+
+        Where the device does not answer, the worker ends by itself when nobody has talked to it for a while.
+        """
+        if self._bridge is not None:
+            self._bridge.close()
+            self._bridge = None
+        self._end("TERM", keep=False)
+        self.machine.close()
+
+    def autopsy(self) -> str:
+        """How it ended, if that is known, and the last lines of its log."""
+        return log_tail(self.log)
+
+    def _end(self, signal: str, keep: bool) -> None:
+        if self._ready is None:
+            return
+        words = shlex.join([str(self._ready.pid), signal, "keep" if keep else "remove"])
+        script = f"set -- {shell_path(self._there)} {words}\n{_STOP}"
+        with contextlib.suppress(TransportError):  # out of reach: it will miss us
+            self._note(self.machine.run(["sh", "-c", script], timeout_s=15).stdout)
+
+    def _note(self, said: str) -> None:
+        status, _, log = said.partition("\n") if said.startswith("exit status") else ("", "", said)
+        with self.log.open("a") as file:
+            file.write(log.rstrip() + "\n")
+        write_ending(self.log, status or "out of reach")
+
+    def _open_channel(self) -> object:
+        if self._ready is None:
+            raise TransportError(f"{self.device.name}: no worker is up")
+        return self.machine.channel_to(int(self._ready.control.rpartition(":")[2]))
+
+    def _fetch_log(self) -> None:
+        script = f"cd -- {shell_path(self._there)} && " + (
+            '[ -s exit ] && echo "exit status $(cat exit)"; tail -c 3000 log'
+        )
+        try:
+            self._note(self.machine.run(["sh", "-c", script], timeout_s=10).stdout)
+        except TransportError as exc:
+            write_ending(self.log, f"its log cannot be had: {exc}")
