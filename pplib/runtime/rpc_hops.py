@@ -85,7 +85,8 @@ class RpcHops:
         self._run = run
         self.receiver = Inbox(peers[(stage_index - 1) % count][0])
         _inboxes[run] = self.receiver
-        os.environ.setdefault("TP_SOCKET_IFNAME", interface_of(peers[stage_index][1]))
+        for variable in ("TP_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):  # both agents would rather guess by the host's name
+            os.environ.setdefault(variable, interface_of(peers[stage_index][1]))
         options = rpc.TensorPipeRpcBackendOptions(
             num_worker_threads=threads,
             rpc_timeout=timeout_s,

@@ -52,19 +52,21 @@ class Bridge:
                 far = self._open_channel()
             except TransportError:
                 return  # who connected sees it closed, as with a port that nobody listens on
+            ours_ended = threading.Event()
             with contextlib.closing(far):
-                back = threading.Thread(target=self._carry_back, args=(far, near), daemon=True)
+                back = threading.Thread(target=self._carry_back, args=(far, near, ours_ended), daemon=True)
                 back.start()
                 with contextlib.suppress(OSError, EOFError):
                     while piece := near.recv(PIECE_BYTES):
                         far.sendall(piece)
+                ours_ended.set()
             back.join(5)
 
-    def _carry_back(self, far: Any, near: socket.socket) -> None:
+    def _carry_back(self, far: Any, near: socket.socket, ours_ended: threading.Event) -> None:
         with contextlib.suppress(OSError, EOFError):
             while piece := far.recv(PIECE_BYTES):
                 near.sendall(piece)
-        if not far.closed:  # the device's end went first
+        if not ours_ended.is_set():  # the device's end went first
             self._before_close()
         with contextlib.suppress(OSError):
             near.shutdown(socket.SHUT_RDWR)
