@@ -13,7 +13,8 @@ import torch
 
 from pplib.errors import ParetoPipeError
 from pplib.runtime.connection import endpoint_of, name_of
-from pplib.runtime.worker import Worker, WorkerSettings
+from pplib.runtime.settings import WorkerSettings
+from pplib.runtime.worker import Worker
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 import psutil
@@ -21,38 +20,18 @@ from pplib.runtime.data_port import DataPort
 from pplib.runtime.handshake import CONTROL, WATCH, admit
 from pplib.runtime.hops import Hops
 from pplib.runtime.host import boot_id, describe_host
+from pplib.runtime.inputs import receive_inputs
 from pplib.runtime.link_probe import probe
 from pplib.runtime.monitor import Monitor
+from pplib.runtime.settings import WorkerSettings
 from pplib.runtime.stage import BuiltStage, StageBuilder
 from pplib.runtime.stage_loop import Length, StageLoop
 from pplib.runtime.strangers import Strangers
+from pplib.runtime.watch import FOREVER_S, be_watched, send_pong
 from pplib.runtime.weights_transfer import held_bytes, receive_weights
 from pplib.runtime.wire import MAX_MESSAGE_BYTES, receive_message, send_message
 
-FOREVER_S = 10.0 * 365 * 86400
 MAX_OUTPUT_BYTES = MAX_MESSAGE_BYTES // 2
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What a worker is told when it is started; `token` never appears in arguments or logs.
-
-    `control` is where the coordinator finds it; `host` the one address of its data plane.
-    """
-
-    name: str
-    token: bytes = field(repr=False)
-    control: Endpoint = ("127.0.0.1", 0)
-    host: str = "127.0.0.1"
-    data_port: int = 0
-    torch_device: str = "cpu"
-    slowdown: float = 1.0
-    rpc_threads: int = 4
-    prefetch: int | None = None
-    interface: str | None = None
-    idle_w: float | None = None
-    busy_w: float | None = None
-    backends: tuple[str, ...] = ("socket",)
 
 
 class Worker:
@@ -119,7 +98,7 @@ class Worker:
                 return  # a stranger learns nothing
             known()
             if purpose == WATCH:
-                self._be_watched(connection)
+                be_watched(connection, self._hear)
                 return
             if not self._session.acquire(timeout=5):
                 answer = m.Failed(kind="WorkerError", message="another coordinator is using this worker")
@@ -135,18 +114,8 @@ class Worker:
                 self._abort("the coordinator went away")
                 self._jobs.put(self._forget)
 
-    def _be_watched(self, connection: Connection) -> None:
-        """Answer whoever looks after this worker, beside the coordinator, whatever the worker does."""
-        with contextlib.suppress(TransportError, msgspec.DecodeError, ValueError):  # it went away, or spoke nonsense
-            while True:
-                request = m.decode_request(receive_message(connection, Deadline(FOREVER_S, "next ping"), 1024))
-                self._heard_at = time.monotonic()
-                if not isinstance(request, m.Ping):
-                    return
-                self._pong(connection)
-
-    def _pong(self, connection: Connection) -> None:
-        send_message(connection, m.encode(m.Pong(monotonic_ns=time.monotonic_ns())), Deadline(5, "pong"))
+    def _hear(self) -> None:
+        self._heard_at = time.monotonic()
 
     def end_when_forgotten(self, limit_s: float) -> None:
         """Wait until nobody who knows the token has said a word for `limit_s`, then end `serve`."""
@@ -158,13 +127,13 @@ class Worker:
     def _read(self, connection: Connection) -> None:
         while True:
             request = m.decode_request(receive_message(connection, Deadline(FOREVER_S, "next request")))
-            self._heard_at = time.monotonic()
+            self._hear()
             if isinstance(request, m.Ping):
-                self._pong(connection)
+                send_pong(connection)
             elif isinstance(request, m.Abort):
                 self._abort("the trial was given up")
             elif isinstance(request, m.PutInputs):
-                inputs = self._receive_inputs(connection, request)
+                inputs = receive_inputs(connection, request)
                 self._jobs.put(lambda r=inputs: self._answer(connection, lambda: self._keep(r)))  # type: ignore[misc]
             elif isinstance(request, m.PutWeights):
                 told = receive_weights(connection, request)
@@ -175,16 +144,6 @@ class Worker:
                 return
             else:
                 self._jobs.put(lambda r=request: self._answer(connection, lambda: self._carry_out(r)))  # type: ignore[misc]
-
-    def _receive_inputs(self, connection: Connection, request: m.PutInputs) -> list[torch.Tensor]:
-        available = psutil.virtual_memory().available
-        if request.count * request.spec.num_bytes > available // 2:
-            raise ProtocolError(f"{request.count} inputs of {request.spec} do not fit in {available} bytes of memory")
-        deadline = Deadline(600, "inputs")
-        inputs = [request.spec.allocate() for _ in range(request.count)]
-        for tensor in inputs:
-            connection.receive_into(request.spec.bytes_of(tensor), deadline)
-        return inputs
 
     def _keep(self, inputs: list[torch.Tensor]) -> m.Reply:
         self._inputs = inputs

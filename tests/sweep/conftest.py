@@ -39,4 +39,5 @@ def links(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "links.yaml").write_text(LINKS)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where the model of these tests is
     return tmp_path

@@ -21,7 +21,7 @@ from pplib.errors import ConfigError
         ({"num_images": 8}, r"^num_images: .*at least 2 microbatches"),
         ({"num_stages": 1}, r"^num_stages: expected `int` >= 2, got 1$"),
         ({"optimize": 1}, r"^optimize: expected `bool`, got 1$"),
-        ({"link": "wifi"}, r"^link: unknown link 'wifi'; known: none"),
+        ({"link": "wifi"}, r"^link: 'wifi' is not in .*links\.yaml; nearest: wifi-poor, wifi-good"),
         ({"in_flight": [1, 2]}, r"^in_flight: expected one value, got the list \[1, 2\]: lists make a grid"),
         ({"name": "a/b"}, r"^name: expected a plain folder name, got 'a/b'$"),
     ],
