@@ -125,8 +125,8 @@ def test_a_lost_worker_costs_one_trial_and_is_brought_back(tiny, backend, how):
         while not folder.exists() or len(list(folder.iterdir())) < 3:
             if stop.wait(0.02):
                 return
-        victims = [one for one in parent.children() if "_worker.py" in str(one.cmdline())]
-        victims[-1].send_signal(how)
+        (victim,) = [one for one in parent.children() if {"--name", "device-1"} <= set(one.cmdline())]
+        victim.send_signal(how)
 
     stop = threading.Event()
     thread = threading.Thread(target=hit_one)
