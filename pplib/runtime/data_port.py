@@ -14,6 +14,7 @@ from pplib.runtime.handshake import DATA, TIMEOUT_S, admit, greet
 from pplib.runtime.socket_hops import SocketHops
 from pplib.runtime.strangers import Strangers
 
+MOST_WAITING = 64  # connections of known peers that no ring has asked for yet
 _INTRODUCTION = struct.Struct("<32sH")  # run, stage index of the sender
 
 
@@ -114,6 +115,8 @@ class DataPort:
         with self._changed:
             stale = self._arrivals.pop((run, sender), None)
             self._arrivals[run, sender] = connection
+            if stale is None and len(self._arrivals) > MOST_WAITING:
+                stale = self._arrivals.pop(next(iter(self._arrivals)))  # the oldest that nobody has asked for
             self._changed.notify_all()
         if stale is not None:
             stale.close()
