@@ -71,13 +71,7 @@ class Connection:
         """Fill `view` completely."""
         filled = 0
         while filled < len(view):
-            try:
-                got = self._sock.recv_into(view[filled:], 0, socket.MSG_WAITALL)
-            except BlockingIOError:
-                self._check(deadline)
-                continue
-            except OSError as exc:
-                raise TransportError(f"{self.peer}: connection lost while receiving: {exc}") from exc
+            got = self._receive_once(view[filled:], socket.MSG_WAITALL, deadline)
             if got == 0:
                 where = f" after {filled} of {len(view)} bytes" if filled else ""
                 raise TransportError(f"{self.peer}: closed the connection{where}")
@@ -91,17 +85,20 @@ class Connection:
 
     def receive_some(self, view: memoryview, deadline: Deadline) -> int:
         """Receive what is there, at least a byte; how many."""
+        got = self._receive_once(view, 0, deadline)
+        if got == 0:
+            raise TransportError(f"{self.peer}: closed the connection")
+        return got
+
+    def _receive_once(self, view: memoryview, flags: int, deadline: Deadline) -> int:
+        """One system call's worth, waited for until the deadline; 0 when the peer has closed."""
         while True:
             try:
-                got = self._sock.recv_into(view)
+                return self._sock.recv_into(view, 0, flags)
             except BlockingIOError:
                 self._check(deadline)
-                continue
             except OSError as exc:
                 raise TransportError(f"{self.peer}: connection lost while receiving: {exc}") from exc
-            if got == 0:
-                raise TransportError(f"{self.peer}: closed the connection")
-            return got
 
     def tcp_info(self) -> bytes:
         """The kernel's `struct tcp_info` of this connection; empty where there is none."""

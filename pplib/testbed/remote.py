@@ -15,7 +15,7 @@ from pplib.errors import TransportError, WorkerError
 from pplib.runtime.serve import Ready
 from pplib.testbed.bridge import Bridge
 from pplib.testbed.facts import resolve
-from pplib.testbed.local import arguments_of, log_tail, write_ending
+from pplib.testbed.local import arguments_of, write_ending
 from pplib.testbed.shipping import FOLDER, code_hash, python_command, status_of
 from pplib.testbed.ssh import SshDevice, shell_path
 
@@ -119,10 +119,6 @@ class RemoteWorker:
             self._bridge = None
         self._end("TERM", keep=False)
         self.machine.close()
-
-    def autopsy(self) -> str:
-        """How it ended, if that is known, and the last lines of its log."""
-        return log_tail(self.log)
 
     def _end(self, signal: str, keep: bool) -> None:
         if self._ready is None:

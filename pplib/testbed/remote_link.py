@@ -30,7 +30,6 @@ class RemoteLink:
         self._shapings: list[Shaping] = []
         self._done = threading.Event()
         self._renewing: threading.Thread | None = None
-        self.error = ""
 
     def set_profile(self, profile: LinkProfile) -> None:
         """Shape every hop by `profile`, or undo all shaping if it asks for none.
@@ -77,9 +76,8 @@ class RemoteLink:
 
     def _renew(self) -> None:
         while not self._done.wait(RENEW_S):
-            for result in for_each(self._shapings, lambda shaping: shaping.renew(), UNDO_AFTER_S / 3):
-                if isinstance(result, ParetoPipeError):  # the measurement after the trials finds the link unshaped
-                    self.error = str(result)
+            # Where this fails for long the device undoes its shaping, and the measurement after the trials finds it so.
+            for_each(self._shapings, lambda shaping: shaping.renew(), UNDO_AFTER_S / 3)
 
 
 def _rules(i: int, addresses: Sequence[str], profile: LinkProfile) -> list[Rule]:

@@ -45,12 +45,14 @@ main(("socket",))
 """
 
 
+OUR_CLOCK = "from pplib.runtime.serve import main; main(('socket',))"
+
+
 @contextlib.contextmanager
-def other_clock(folder, shift_s=0.0, drift=0.0, jump_s=0.0):
-    """Start such a worker; where its control connection is."""
-    settings = [str(round(shift_s * 1e9)), str(drift), str(round(jump_s * 1e9)), str(folder / "jump")]
+def worker(name, folder, code, *settings):
+    """Start a worker by running `code`; where its control connection is."""
     process = subprocess.Popen(
-        [sys.executable, "-c", OTHER_CLOCK, *settings, "--name", "far", "--control", str(folder / "far")],
+        [sys.executable, "-c", code, *settings, "--name", name, "--control", str(folder / name)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -112,38 +114,25 @@ def detour(folder, target, out_s, back_s):
 
 
 @contextlib.contextmanager
-def pipeline(tmp_path, out_s=0.0, back_s=0.0, **clock):
+def pipeline(tmp_path, out_s=0.0, back_s=0.0, shift_s=0.0, drift=0.0, jump_s=0.0):
     """Stage 0 here, with our clock; stage 1 on another clock, its control connection over a detour."""
     near_folder, far_folder = tmp_path / "near", tmp_path / "far"
     near_folder.mkdir()
     far_folder.mkdir()
-    code = "from pplib.runtime.serve import main; main(('socket',))"
-    near = subprocess.Popen(
-        [sys.executable, "-c", code, "--name", "near", "--control", str(near_folder / "control")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        near.stdin.write(TOKEN.hex() + "\n")
-        near.stdin.flush()
-        with (
-            other_clock(far_folder, **clock) as control,
-            detour(far_folder, control, out_s, back_s) as way,
-        ):
-            here = endpoint_of(json.loads(near.stdout.readline())["control"])
-            clients = [WorkerClient("near", here, TOKEN), WorkerClient("far", way, TOKEN)]
-            with Coordinator(clients) as coordinator:
-                experiment = prepare(configuration(TINY))
-                coordinator.put_inputs(experiment.batches, experiment.input_spec)
-                coordinator.open("socket")
-                plan = experiment.plan((2,))
-                coordinator.prepare(plan)
-                yield coordinator, plan, experiment
-    finally:
-        near.stdin.close()
-        near.wait(10)
-        near.stdout.close()
+    settings = [str(round(shift_s * 1e9)), str(drift), str(round(jump_s * 1e9)), str(far_folder / "jump")]
+    with (
+        worker("near", near_folder, OUR_CLOCK) as here,
+        worker("far", far_folder, OTHER_CLOCK, *settings) as control,
+        detour(far_folder, control, out_s, back_s) as way,
+    ):
+        clients = [WorkerClient("near", here, TOKEN), WorkerClient("far", way, TOKEN)]
+        with Coordinator(clients) as coordinator:
+            experiment = prepare(configuration(TINY))
+            coordinator.put_inputs(experiment.batches, experiment.input_spec)
+            coordinator.open("socket")
+            plan = experiment.plan((2,))
+            coordinator.prepare(plan)
+            yield coordinator, plan, experiment
 
 
 @pytest.mark.parametrize(("out_s", "back_s"), [(0.0, 0.0), (0.03, 0.002), (0.002, 0.03)])
