@@ -61,7 +61,7 @@ class RemoteDevice:
         self.config.write_text(
             f"""ListenAddress {self.address}:{self.port}
 HostKey {self._host_key}
-AuthorizedKeysFile {authorized_keys}
+AuthorizedKeysFile {authorized_keys} {self.home}/.ssh/authorized_keys
 PidFile none
 StrictModes no
 UsePAM no
