@@ -129,11 +129,13 @@ class LinkRecord(msgspec.Struct, kw_only=True):
     """The link of one trial: what was asked for, what shaped it, and what was measured around the trial.
 
     `before` and `after` have one entry per hop; `after` is None while the link was not yet measured
-    again, and for good if the run was broken off before it was.
+    again, and for good if the run was broken off before it was. `tunnel` is "ssh" where all of it,
+    trials and measurements alike, went through SSH.
     """
 
     profile: LinkProfile
     engine: str
+    tunnel: str = "none"
     before: list[HopMeasurement] = []
     after: list[HopMeasurement] | None = None
 

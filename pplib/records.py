@@ -163,6 +163,7 @@ def link_columns(link: LinkRecord) -> dict[str, float | str | None]:
     forward, backward = link.profile.forward, link.profile.backward
     columns: dict[str, float | str | None] = {
         "link_engine": link.engine,
+        "link_tunnel": link.tunnel,
         "link_requested_rtt_s": link.profile.rtt_s,
         "link_requested_forward_bit_s": forward.rate_bit_s,
         "link_requested_backward_bit_s": backward.rate_bit_s,

@@ -75,7 +75,9 @@ class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `ready_timeout_s` bounds the wait for a worker's first answer. `link_engine` is what emulates a
     link between devices on this machine: `tc` is the kernel's own, `userspace` a small process that
-    passes the packets on, and `auto` the kernel's where it can do what the link asks for.
+    passes the packets on, and `auto` the kernel's where it can do what the link asks for. With
+    `tunnel: ssh` activations go from device to device through SSH, for networks that are not to be
+    trusted; what that costs is in everything that is measured, and the records say so.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -83,6 +85,20 @@ class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     devices: Annotated[list[Device], msgspec.Meta(min_length=2)]
     ready_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     link_engine: Literal["auto", "tc", "userspace"] = "auto"
+    tunnel: Literal["none", "ssh"] = "none"
+
+    def check_backend(self, backend: str) -> None:
+        """Make sure that the data plane of these devices can carry a backend.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if self.tunnel == "ssh" and backend == "rpc":
+            raise ConfigError(
+                "backend: expected socket, got rpc, with `tunnel: ssh` in the device file: PyTorch RPC opens ports of "
+                "its own choice in both directions, which no SSH tunnel carries; use sockets, or a VPN such as "
+                "WireGuard between the devices, with its addresses as `data_host`"
+            )
 
     def first(self, num_stages: int) -> list[Device]:
         """The devices of a pipeline of this many stages.
@@ -118,6 +134,12 @@ def load_testbed(path: Path) -> Testbed:
             _check_remote(device, here)
         else:
             _check_local(device, here, alone=not any(other.remote for other in testbed.devices))
+        if testbed.tunnel == "ssh" and not device.remote:
+            raise ConfigError(
+                f"{path}: tunnel: expected none, got ssh: {here.partition(': ')[2]} is on this machine; a tunnel "
+                "needs devices that are all reached over SSH (name this machine by its address, with an SSH server "
+                "on it)"
+            )
     _check_ports(testbed.devices, path)
     return testbed
 

@@ -103,7 +103,11 @@ class Connection:
     def tcp_info(self) -> bytes:
         """The kernel's `struct tcp_info` of this connection; empty where there is none."""
         option = getattr(socket, "TCP_INFO", None)
-        return b"" if option is None else self._sock.getsockopt(socket.IPPROTO_TCP, option, 256)
+        return (
+            b""
+            if option is None or self._sock.family == socket.AF_UNIX
+            else self._sock.getsockopt(socket.IPPROTO_TCP, option, 256)
+        )
 
     def _check(self, deadline: Deadline) -> None:
         try:
@@ -194,3 +198,12 @@ def endpoint_of(name: str) -> Endpoint:
         return name
     host, _, port = name.rpartition(":")
     return host, int(port)
+
+
+def tunnel_end(stage_index: int) -> str:
+    """The endpoint, on every other device, of the tunnel to a stage's data port: a path in its worker's own folder.
+
+    >>> tunnel_end(1)
+    './to-1'
+    """
+    return f"./to-{stage_index}"

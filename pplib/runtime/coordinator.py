@@ -16,6 +16,7 @@ from pplib.records import StageTimeline
 from pplib.runtime import messages as m
 from pplib.runtime.client import WorkerClient, WorkerLost
 from pplib.runtime.clock import SAME_CLOCK, Clock, ClockOffset, measure_offset
+from pplib.runtime.connection import name_of, tunnel_end
 from pplib.runtime.host import boot_id
 from pplib.runtime.plan import PipelinePlan, TensorSpec
 from pplib.runtime.stage_loop import Length
@@ -44,11 +45,22 @@ class PipelineRun:
 
 
 class Coordinator:
-    """Drives one worker per stage. Use it as a context manager."""
+    """Drives one worker per stage. Use it as a context manager.
 
-    def __init__(self, workers: Sequence[WorkerClient], master: tuple[str | None, int | None] = (None, None)) -> None:
+    Args:
+        workers: one per stage, in order.
+        master: where the members of an rpc group meet; None leaves it to the first worker.
+        tunnelled: whether the workers reach each other through a `pplib.testbed.tunnel`.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[WorkerClient],
+        master: tuple[str | None, int | None] = (None, None),
+        tunnelled: bool = False,
+    ) -> None:
         self.workers = list(workers)
-        self._master = master
+        self._master, self._tunnelled = master, tunnelled
         self._backend: str | None = None
         self._trial = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(len(self.workers), "coordinator")
@@ -159,10 +171,11 @@ class Coordinator:
             ),
         )
 
-    def peer(self, stage_index: int) -> tuple[str, str, int]:
-        """Name, host and port of a stage's data plane, as its neighbours see it."""
+    def peer(self, stage_index: int) -> tuple[str, str]:
+        """Name of a stage's device, and where its neighbours reach its data port."""
         worker = self.workers[stage_index]
-        return worker.name, worker.description.data_host, worker.description.data_port
+        told = worker.description
+        return worker.name, tunnel_end(stage_index) if self._tunnelled else name_of((told.data_host, told.data_port))
 
     def close(self) -> None:
         """Leave the workers idle, ready for the next coordinator."""

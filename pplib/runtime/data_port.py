@@ -6,15 +6,17 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 
-from pplib.errors import ProtocolError, TransportError
-from pplib.runtime.connection import Connection, Deadline, connect, listen
+from pplib.errors import HandshakeError, ProtocolError, TransportError
+from pplib.runtime.connection import Connection, Deadline, connect, endpoint_of, listen
 from pplib.runtime.handshake import DATA, TIMEOUT_S, admit, greet
 from pplib.runtime.socket_hops import SocketHops
 from pplib.runtime.strangers import Strangers
 
 MOST_WAITING = 64  # connections of known peers that no ring has asked for yet
+RETRY_S = 0.2
 _INTRODUCTION = struct.Struct("<32sH")  # run, stage index of the sender
 
 
@@ -39,7 +41,7 @@ class DataPort:
         port: int = self._socket.getsockname()[1]
         return port
 
-    def join(self, stage_index: int, peers: Sequence[tuple[str, str, int]], run: str, timeout_s: float) -> SocketHops:
+    def join(self, stage_index: int, peers: Sequence[tuple[str, str]], run: str, timeout_s: float) -> SocketHops:
         """Connect to the next stage, and wait for the previous one to connect.
 
         Raises:
@@ -54,14 +56,27 @@ class DataPort:
             raise
         return SocketHops(incoming, outgoing)
 
-    def reach(self, peer: tuple[str, str, int], run: str, stage_index: int, timeout_s: float) -> Connection:
+    def reach(self, peer: tuple[str, str], run: str, stage_index: int, timeout_s: float) -> Connection:
         """Connect to a peer's data port, and say for which run and from which stage.
+
+        A tunnel (its endpoint is a path) that is just being opened is waited for.
 
         Raises:
             TransportError: it cannot be reached, or does not know the token.
         """
-        name, host, port = peer
-        outgoing = connect((host, port), name, timeout_s)
+        end = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._introduced(peer, run, stage_index, timeout_s)
+            except HandshakeError:
+                raise
+            except TransportError:
+                if "/" not in peer[1] or time.monotonic() > end:
+                    raise
+                time.sleep(RETRY_S)
+
+    def _introduced(self, peer: tuple[str, str], run: str, stage_index: int, timeout_s: float) -> Connection:
+        outgoing = connect(endpoint_of(peer[1]), peer[0], timeout_s)
         try:
             greet(outgoing, self._token, DATA)
             outgoing.send([_INTRODUCTION.pack(_key(run), stage_index)], Deadline(TIMEOUT_S, "introduction"))

@@ -46,12 +46,13 @@ class PutWeights(Message, frozen=True):
 class OpenHops(Message, frozen=True):
     """Join the ring of workers: connect to the next stage, be connected to by the previous.
 
-    `peers` are (name, host, data port) in stage order. For rpc, `master` is where rank 0 meets the others.
+    `peers` are (name, endpoint) in stage order: where each takes activations, as its neighbours reach it. For
+    rpc, `master` is where rank 0 meets the others.
     """
 
     backend: Literal["socket", "rpc"]
     stage_index: int
-    peers: tuple[tuple[str, str, int], ...]
+    peers: tuple[tuple[str, str], ...]
     run: str
     master: tuple[str, int] | None
     timeout_s: float
@@ -73,7 +74,7 @@ class Probe(Message, frozen=True):
     connects: bool
     run: str
     stage_index: int
-    peer: tuple[str, str, int]
+    peer: tuple[str, str]
     settle_s: float
     window_s: float
     ahead_bytes: int | None

@@ -76,7 +76,7 @@ class RpcHops:
         self,
         run: str,
         stage_index: int,
-        peers: Sequence[tuple[str, str, int]],
+        peers: Sequence[tuple[str, str]],
         master: tuple[str, int],
         threads: int,
         timeout_s: float,
@@ -86,7 +86,7 @@ class RpcHops:
         self.receiver = Inbox(peers[(stage_index - 1) % count][0])
         _inboxes[run] = self.receiver
         for variable in ("TP_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):  # both agents would rather guess by the host's name
-            os.environ.setdefault(variable, interface_of(peers[stage_index][1]))
+            os.environ.setdefault(variable, interface_of(peers[stage_index][1].rpartition(":")[0]))
         options = rpc.TensorPipeRpcBackendOptions(
             num_worker_threads=threads,
             rpc_timeout=timeout_s,

@@ -23,6 +23,7 @@ class Ready(msgspec.Struct, frozen=True):
     name: str
     pid: int
     control: str
+    data_port: int
 
 
 def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +68,7 @@ def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> i
     else:
         limit_s = options.forgotten_after
         threading.Thread(target=worker.end_when_forgotten, args=(limit_s,), daemon=True).start()
-    ready = Ready(options.name, os.getpid(), name_of(worker.control))
+    ready = Ready(options.name, os.getpid(), name_of(worker.control), worker.data_port)
     sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
     sys.stdout.flush()
     worker.serve()

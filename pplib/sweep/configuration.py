@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 from tqdm.std import tqdm
 
 from pplib.config import Configuration
-from pplib.errors import TrialError
+from pplib.errors import TrialError, WorkerError
 from pplib.links import HopMeasurement, LinkProfile, LinkRecord, deviations
 from pplib.records import TrialRecord, point_label, trial_path, write_record
 from pplib.runtime.client import WEIGHTS_S, WorkerLost
@@ -93,7 +94,8 @@ def _run_all(
 ) -> None:
     """Run trials; a record is stored when its trial ends, and again when the link was measured after it.
 
-    A lost worker costs its trial: the pipeline is opened again once the worker is back.
+    A lost worker costs its trial, if there was one under way: the pipeline is opened again once the
+    worker is back.
     """
     config, profile = experiment.config, experiment.link
     remaining, unsettled, failures = list(todo), list[TrialRecord](), 0
@@ -107,16 +109,22 @@ def _run_all(
         if wrong and failures >= failures_allowed:
             raise TrialError(f"{wrong} (start again to do the trials since the link was last right)")
 
+    def count_failure(error: WorkerLost) -> None:
+        nonlocal failures
+        failures += 1
+        if failures >= failures_allowed:
+            raise error
+
     with workers_up(experiment.testbed, [config.backend], profile.shaped) as session:
         session.set_link(profile)
         while remaining or unsettled:
-            with session.pipeline(config.num_stages) as coordinator:
+            with _outside_trials(count_failure), session.pipeline(config.num_stages) as coordinator:
                 _provide(experiment, coordinator)
                 before, wrong = _measured_link(coordinator, profile)
                 settle(before, wrong)
                 while remaining:
                     trial = remaining.pop(0)
-                    link = LinkRecord(profile=profile, engine=session.engine, before=before)
+                    link = LinkRecord(profile=profile, engine=session.engine, tunnel=session.tunnel, before=before)
                     record, error = run_trial(experiment, coordinator, trial, link, wrong)
                     store(record)
                     done()
@@ -134,6 +142,15 @@ def _run_all(
                         settle(before, wrong)
 
 
+@contextlib.contextmanager
+def _outside_trials(lost: Callable[[WorkerLost], None]) -> Iterator[None]:
+    """A worker that is lost while nothing is measured: `lost` decides whether to go on without a word."""
+    try:
+        yield
+    except WorkerLost as exc:
+        lost(exc)
+
+
 def _provide(experiment: Experiment, coordinator: Coordinator) -> None:
     """Give the devices what they need once: the images to the first, the weights to those that lack them."""
     coordinator.put_inputs(experiment.batches, experiment.input_spec)
@@ -142,13 +159,25 @@ def _provide(experiment: Experiment, coordinator: Coordinator) -> None:
 
 
 def _measured_link(coordinator: Coordinator, profile: LinkProfile) -> tuple[list[HopMeasurement], str]:
-    """The hops as measured, and in what they are not as asked for, after some attempts."""
+    """The hops as measured, and in what they are not as asked for, after some attempts.
+
+    Raises:
+        WorkerLost: a worker is gone; a link that is down is no error, but wrong.
+    """
+    hops, wrong = list[HopMeasurement](), ""
     for _ in range(LINK_ATTEMPTS):
-        hops = measure_link(coordinator, profile)
+        try:
+            hops = measure_link(coordinator, profile)
+        except WorkerLost:
+            raise
+        except WorkerError as exc:
+            hops, wrong = [], f"the link could not be measured: {exc}"
+            continue
         found = deviations(profile, hops)
         if not found:
             return hops, ""
-    return hops, f"the link is not {profile.name}: {'; '.join(found)}"
+        wrong = f"the link is not {profile.name}: {'; '.join(found)}"
+    return hops, wrong
 
 
 def _verified(record: TrialRecord, after: list[HopMeasurement], wrong: str) -> TrialRecord:

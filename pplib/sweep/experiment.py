@@ -118,6 +118,7 @@ def prepare(config: Configuration) -> Experiment:
     """
     testbed = load_testbed(project_path(config.devices))
     testbed.first(config.num_stages)
+    testbed.check_backend(config.backend)
     model = load_model(config.model, config.weights, config.num_classes, config.seed)
     images = load_images(config.dataset, config.num_images, config.model, config.seed, load_environment().cifar10_path)
     batches = list(torch.split(images, config.batch_size))

@@ -84,6 +84,8 @@ class Login:
             raise
         self.transport: paramiko.Transport = connection.client.get_transport()
         self.transport.set_keepalive(KEEPALIVE_S)
+        self.user: str = connection.user
+        self.port: int = int(connection.port)
         for client in [one for one in self._open if isinstance(one, paramiko.SSHClient)]:
             _give_up_when_lost(client.get_transport().sock)
 

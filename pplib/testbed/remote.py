@@ -56,14 +56,25 @@ class RemoteWorker:
         token: the run's secret.
         script: `socket_worker` or `rpc_worker`.
         folder: of this run, here: the end of the bridge, and the worker's log when it is lost.
+        tunnelled: whether its data port is open on loopback only, too, and stays the same when it is started again.
     """
 
-    def __init__(self, device: Device, cores: Sequence[int], token: bytes, script: str, folder: Path) -> None:
-        self.device, self.cores = device, tuple(cores)
+    def __init__(
+        self,
+        device: Device,
+        cores: Sequence[int],
+        token: bytes,
+        script: str,
+        folder: Path,
+        tunnelled: bool = False,
+    ) -> None:
+        self.device, self.cores, self._tunnelled = device, tuple(cores), tunnelled
         self.control, self.log = str(folder / f"{device.name}.control"), folder / f"{device.name}.log"
         self.machine = SshDevice(device)
         self._token, self._script = token, script
-        self._there = f"{FOLDER}/run/{secrets.token_hex(8)}"
+        self.run_id = secrets.token_hex(8)
+        self.folder_there = f"{FOLDER}/run/{self.run_id}"
+        self.data_port = device.data_port
         self._ready: Ready | None = None
         self._bridge: Bridge | None = None
 
@@ -82,7 +93,8 @@ class RemoteWorker:
             )
         words = {
             "--control": "127.0.0.1:0",
-            "--host": resolve(self.device),
+            "--host": "127.0.0.1" if self._tunnelled else resolve(self.device),
+            "--data-port": self.data_port,
             "--forgotten-after": FORGOTTEN_AFTER_S,
         }
         arguments = ["-m", f"workers.{self._script}", *arguments_of(self.device, self.cores, words)]
@@ -91,7 +103,7 @@ class RemoteWorker:
         command += python_command(self.device, arguments)
         inner = shlex.join(["sh", str(round(timeout_s * 5)), *command])
         done = self.machine.run(
-            ["sh", "-c", f"set -- {shell_path(self._there)} {inner.removeprefix('sh ')}\n{_START}"],
+            ["sh", "-c", f"set -- {shell_path(self.folder_there)} {inner.removeprefix('sh ')}\n{_START}"],
             stdin=self._token.hex().encode() + b"\n",
             timeout_s=timeout_s + 30,
         )
@@ -101,6 +113,8 @@ class RemoteWorker:
             words_said = said or done.stderr.strip() or "its log is empty"
             raise WorkerError(f"{self.device.name}: the worker was not ready{late}: {words_said}")
         self._ready = ready = msgspec.json.decode(done.stdout, type=Ready)
+        if self._tunnelled:
+            self.data_port = ready.data_port
         if self._bridge is None:
             self._bridge = Bridge(Path(self.control), self._open_channel, self._fetch_log)
         return ready
@@ -124,7 +138,7 @@ class RemoteWorker:
         if self._ready is None:
             return
         words = shlex.join([str(self._ready.pid), signal, "keep" if keep else "remove"])
-        script = f"set -- {shell_path(self._there)} {words}\n{_STOP}"
+        script = f"set -- {shell_path(self.folder_there)} {words}\n{_STOP}"
         with contextlib.suppress(TransportError):  # out of reach: it will miss us
             self._note(self.machine.run(["sh", "-c", script], timeout_s=15).stdout)
 
@@ -140,7 +154,7 @@ class RemoteWorker:
         return self.machine.channel_to(int(self._ready.control.rpartition(":")[2]))
 
     def _fetch_log(self) -> None:
-        script = f"cd -- {shell_path(self._there)} && " + (
+        script = f"cd -- {shell_path(self.folder_there)} && " + (
             '[ -s exit ] && echo "exit status $(cat exit)"; tail -c 3000 log'
         )
         try:

@@ -21,12 +21,13 @@ class RemoteLink:
     """Shapes what each device sends to its neighbours: forward to the next, backward to the one before.
 
     The last device sends results straight to the first: backward, too. SSH, and the control
-    connection with it, stay as they are. Each device undoes its shaping by itself when it was not
+    connection with it, stay as they are; where the data plane is `tunnelled` through SSH, only SSH
+    from other machines does. Each device undoes its shaping by itself when it was not
     renewed for `UNDO_AFTER_S`, and so when this process or the connection to the device is gone.
     """
 
-    def __init__(self, machines: Sequence[Machine]) -> None:
-        self._machines = list(machines)
+    def __init__(self, machines: Sequence[Machine], tunnelled: bool = False) -> None:
+        self._machines, self._tunnelled = list(machines), tunnelled
         self._shapings: list[Shaping] = []
         self._done = threading.Event()
         self._renewing: threading.Thread | None = None
@@ -63,6 +64,8 @@ class RemoteLink:
         self._renewing.start()
 
     def _exempt_ports(self) -> list[int]:
+        if self._tunnelled:
+            return []
         return sorted({22, *(one.device.ssh_port or 22 for one in self._machines)})
 
     def close(self) -> None:

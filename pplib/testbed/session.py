@@ -35,6 +35,7 @@ from pplib.testbed.parallel import all_or_error, for_each
 from pplib.testbed.remote import RemoteWorker
 from pplib.testbed.remote_link import RemoteLink
 from pplib.testbed.supervisor import SILENT_S, Supervisor
+from pplib.testbed.tunnel import tunnels
 
 VARIABLE = "PARETOPIPE_SESSION"
 RETRY_S = 0.3
@@ -57,6 +58,7 @@ class SessionFile(msgspec.Struct, frozen=True):
     workers: list[Address]
     ready_timeout_s: float
     engine: str
+    tunnel: str
     link: LinkProfile
 
 
@@ -70,6 +72,11 @@ class Session:
     def engine(self) -> str:
         """What shapes the link: "none", "tc" or "userspace"."""
         return self.told.engine
+
+    @property
+    def tunnel(self) -> str:
+        """What the data plane goes through: "none" or "ssh"."""
+        return self.told.tunnel
 
     def set_link(self, profile: LinkProfile) -> None:
         """Have every hop be as `profile` says, from now on.
@@ -111,7 +118,8 @@ class Session:
                 clients = self._start_equal(clients, num_stages)
             for client in clients:
                 stack.callback(client.close)
-            with Coordinator(clients, (master, environment.master_port)) as coordinator:
+            tunnelled = self.tunnel == "ssh"
+            with Coordinator(clients, (master, environment.master_port), tunnelled) as coordinator:
                 yield coordinator
 
     def _start_equal(self, clients: list[WorkerClient], num_stages: int) -> list[WorkerClient]:
@@ -166,6 +174,8 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
     if inherited:
         yield Session(_inherit(Path(inherited), testbed, backends), Path(inherited), None, True)
         return
+    for backend in backends:
+        testbed.check_backend(backend)
     token, devices = secrets.token_bytes(32), testbed.devices
     with contextlib.ExitStack() as stack:
         remote = any(device.remote for device in devices)
@@ -174,7 +184,7 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
             machines = [machine_of(device) for device in devices]
             for machine in machines:
                 stack.callback(machine.close)
-            shaper = RemoteLink(machines)
+            shaper = RemoteLink(machines, tunnelled=testbed.tunnel == "ssh")
             stack.callback(shaper.close)
         elif shaped:
             shaper = stack.enter_context(namespaces(len(devices), engine=testbed.link_engine))
@@ -187,8 +197,11 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
             workers=[Address(worker.device.name, worker.control, str(worker.log)) for worker in workers],
             ready_timeout_s=testbed.ready_timeout_s,
             engine="none" if shaper is None else "tc" if isinstance(shaper, RemoteLink) else shaper.engine,
+            tunnel=testbed.tunnel,
             link=UNSHAPED,
         )
+        if testbed.tunnel == "ssh":
+            stack.enter_context(tunnels([worker for worker in workers if isinstance(worker, RemoteWorker)]))
         path = folder / "session.json"
         write_atomic(path, msgspec.json.encode(told), mode=0o600)
         os.environ[VARIABLE] = str(path)
@@ -207,7 +220,7 @@ def _start(
     """Start all workers at once, and have them looked after until `stack` unwinds: then they end, all at once."""
     script, limit_s = script_of(backends), testbed.ready_timeout_s
     workers: list[LocalWorker | RemoteWorker] = [
-        RemoteWorker(device, cores, token, script, folder)
+        RemoteWorker(device, cores, token, script, folder, tunnelled=testbed.tunnel == "ssh")
         if device.remote
         else LocalWorker(device, cores, token, script, folder, net.place(i) if net else None)
         for i, (device, cores) in enumerate(zip(testbed.devices, assign_cores(testbed.devices), strict=True))

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
 import paramiko
 
 from pplib.devices import Device
@@ -47,6 +48,14 @@ chmod "$4" "$part"
 sync "$part"
 mv -f -- "$part" "$1"
 """
+
+
+class Server(msgspec.Struct, frozen=True):
+    """An SSH server: whom we are there, the port, and the public half of its host key."""
+
+    user: str
+    port: int
+    host_key: str
 
 
 class CommandError(TransportError):
@@ -137,6 +146,30 @@ class SshDevice:
             )
         except (paramiko.SSHException, OSError, EOFError) as exc:
             raise Unreachable(f"{self.name}: nobody answers at its port {port}: {exc}") from exc
+
+    def hold(self, command: Sequence[str]) -> paramiko.Channel:
+        """Start a command that goes on until its channel is closed; it must end when its standard input does.
+
+        Raises:
+            Unreachable, AccessError: as for `run`.
+        """
+        transport = self._transport()
+        try:
+            channel = transport.open_session(timeout=self._connect_timeout_s)
+            channel.exec_command(shlex.join(["sh", "-c", _RUN, "sh", *command]))
+        except (paramiko.SSHException, OSError, EOFError) as exc:
+            raise Unreachable(f"{self.name}: the connection was lost: {exc}") from exc
+        return channel
+
+    def server(self) -> Server:
+        """The SSH server that we are logged in to, as it proved to be.
+
+        Raises:
+            Unreachable, AccessError: as for `run`.
+        """
+        key = self._transport().get_remote_server_key()
+        assert self._login is not None
+        return Server(self._login.user, self._login.port, f"{key.get_name()} {key.get_base64()}")
 
     def as_root(self, command: Sequence[str]) -> Completed:
         """Run a command as root, through `sudo -n` where the user is not root: the `Runner` of shaping.

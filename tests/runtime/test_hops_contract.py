@@ -30,7 +30,7 @@ def in_process():
 @contextlib.contextmanager
 def socket():
     ports = [DataPort(f"w{i}", "127.0.0.1", 0, TOKEN) for i in range(2)]
-    peers = [(f"w{i}", "127.0.0.1", port.port) for i, port in enumerate(ports)]
+    peers = [(f"w{i}", f"127.0.0.1:{port.port}") for i, port in enumerate(ports)]
     run, hops = uuid.uuid4().hex, [None, None]
 
     def join(i):
@@ -51,7 +51,7 @@ def rpc():
     """A group of one: this process sends to itself, through the same calls."""
     with listen(("127.0.0.1", 0), "probe") as probe:
         port = probe.getsockname()[1]
-    hops = RpcHops(uuid.uuid4().hex, 0, [("self", "127.0.0.1", 0)], ("127.0.0.1", port), 2, 20)
+    hops = RpcHops(uuid.uuid4().hex, 0, [("self", "127.0.0.1:0")], ("127.0.0.1", port), 2, 20)
     yield hops, hops
     hops.close(graceful=True)
 

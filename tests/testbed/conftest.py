@@ -20,14 +20,28 @@ import psutil
 import pytest
 import yaml
 
+from pplib.config import configuration
 from pplib.devices import load_testbed
 from pplib.links import UNSHAPED
+from pplib.sweep.configuration import run_missing
+from pplib.sweep.experiment import prepare
 from pplib.testbed.namespaces import namespaces, supported
+from pplib.testbed.setup import set_up
 
 HERE = Path(__file__).resolve().parent
 SSHD = Path("/usr/sbin/sshd")
 PORT = 2222
 LIMIT_S = 30.0
+SMALL = {
+    "name": "remote",
+    "model": "squeezenet1_1",
+    "num_images": 4,
+    "batch_size": 1,
+    "partition_points": [0, 5],
+    "in_flight": 2,
+    "repeats": 1,
+}
+LINKS = "none: {}\nslow: {rate_bit_s: 20_000_000}\n"
 
 
 def missing():
@@ -149,6 +163,10 @@ class RemoteDevices:
         path.write_text(yaml.safe_dump({**(top or {}), "devices": [*entries, *local]}))
         return path
 
+    def left_on(self):
+        """What runs on the devices beside their SSH servers."""
+        return [words for one in self.devices for _, words in one.processes() if "_worker" in words or "ssh " in words]
+
     def testbed(self, tmp_path, **values):
         """The device file, loaded."""
         return load_testbed(self.write(tmp_path / "devices.yaml", **values))
@@ -189,6 +207,25 @@ def remote(tmp_path_factory):
     """Two devices for the tests of one module, which leave them as they were."""
     with running(tmp_path_factory.mktemp("remote")) as devices:
         yield devices
+
+
+@pytest.fixture
+def sweep(remote, tmp_path, monkeypatch):
+    """Run a small configuration on two remote devices that are set up; its experiment and its rows."""
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "links.yaml").write_text(LINKS)
+    monkeypatch.chdir(tmp_path)
+    path = remote.write(tmp_path / "devices.yaml", python=sys.executable)
+    outcomes = set_up(load_testbed(path))
+    assert all(isinstance(one, str) for one in outcomes.values()), outcomes
+
+    def run(tunnel="none", **changes):
+        remote.write(path, python=sys.executable, top={"tunnel": tunnel})
+        values = {**SMALL, "devices": str(path), "output_dir": str(tmp_path / "out"), **changes}
+        experiment = prepare(configuration(values))
+        return experiment, run_missing(experiment, progress=False)
+
+    return run
 
 
 @pytest.fixture

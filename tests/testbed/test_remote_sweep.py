@@ -9,47 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pplib.config import configuration
-from pplib.devices import load_testbed
 from pplib.errors import WorkerError
-from pplib.sweep.configuration import run_missing
-from pplib.sweep.experiment import prepare
 from pplib.testbed.session import VARIABLE, open_pipeline, workers_up
-from pplib.testbed.setup import set_up
-
-SMALL = {
-    "name": "remote",
-    "model": "squeezenet1_1",
-    "num_images": 4,
-    "batch_size": 1,
-    "partition_points": [0, 5],
-    "in_flight": 2,
-    "repeats": 1,
-}
-LINKS = "none: {}\nslow: {rate_bit_s: 20_000_000}\n"
-
-
-@pytest.fixture
-def sweep(remote, tmp_path, monkeypatch):
-    """Run a small configuration on two remote devices that are set up; its experiment and its rows."""
-    (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "links.yaml").write_text(LINKS)
-    monkeypatch.chdir(tmp_path)
-    path = remote.write(tmp_path / "devices.yaml", python=sys.executable)
-    outcomes = set_up(load_testbed(path))
-    assert all(isinstance(one, str) for one in outcomes.values()), outcomes
-
-    def run(**changes):
-        values = {**SMALL, "devices": str(path), "output_dir": str(tmp_path / "out"), **changes}
-        experiment = prepare(configuration(values))
-        return experiment, run_missing(experiment, progress=False)
-
-    return run
-
-
-def left_on(remote):
-    """What runs on the devices beside their SSH servers."""
-    return [words for device in remote.devices for _, words in device.processes() if "_worker" in words]
 
 
 @pytest.mark.timeout(400)
@@ -65,7 +26,7 @@ def test_a_configuration_over_a_shaped_link_between_remote_devices(sweep, remote
         crossed = row["payload_bytes"] * experiment.config.total_microbatches
         assert crossed <= row["stage0_sent_bytes"] <= crossed * 1.15 + 40_000
         assert row["max_abs_err"] < 1e-3
-    assert left_on(remote) == []
+    assert remote.left_on() == []
     for device in remote.devices:
         shown = remote.net.popen(
             device.index, ["tc", "qdisc", "show", "dev", "data"], stdin=-3, stdout=-1, text=True
@@ -118,7 +79,7 @@ def test_the_token_is_in_no_process_list_and_no_log_and_only_loopback_has_a_cont
             places = [line.split()[3] for line in listening.splitlines()]
             assert sum(place.startswith("127.0.0.1:") for place in places) == 1, places
             assert not [place for place in places if place.startswith(("0.0.0.0", "*", "[::]"))], places
-    assert left_on(remote) == []
+    assert remote.left_on() == []
 
 
 def test_a_device_that_is_not_set_up_says_what_to_run(remote, tmp_path):
