@@ -1,4 +1,4 @@
-"""The images of the first stage, on their way to the first device."""
+"""The images of the first stage, on their way to the first device; and what a device takes tensors for at all."""
 
 from __future__ import annotations
 
@@ -8,20 +8,39 @@ import torch
 from pplib.errors import ProtocolError
 from pplib.runtime.connection import Connection, Deadline
 from pplib.runtime.messages import PutInputs
+from pplib.runtime.pace import fill_steadily
+from pplib.runtime.plan import TensorSpec
+from pplib.runtime.wire import MAX_DIMENSIONS
+
+INPUTS_S = 600.0
+TENSOR_BYTES = 1024  # what a tensor object takes, at most, besides its content
+
+
+def check_fits(count: int, spec: TensorSpec) -> None:
+    """Refuse tensors that would take more than half of the memory that is free now, or are none.
+
+    Raises:
+        ProtocolError: they do not fit; or the spec says nothing that torch could allocate.
+    """
+    dense = spec.layout == "contiguous" or len(spec.shape) == 4
+    if len(spec.shape) > MAX_DIMENSIONS or not dense or 0 in spec.shape:
+        raise ProtocolError(f"no tensor is {spec.dtype} {spec.shape[: MAX_DIMENSIONS + 1]} {spec.layout}")
+    available = psutil.virtual_memory().available
+    if count < 1 or count * (spec.num_bytes + TENSOR_BYTES) > available // 2:
+        raise ProtocolError(f"{count} tensors of {spec} do not fit in {available} bytes of memory")
 
 
 def receive_inputs(connection: Connection, request: PutInputs) -> list[torch.Tensor]:
-    """Receive the images of the first stage into memory of their own.
+    """Receive the images of the first stage into memory of their own, taken as they come.
 
     Raises:
         ProtocolError: they would not fit in this device's memory.
-        TransportError: the sender went away.
+        TransportError: the sender went away, or is too slow.
     """
-    available = psutil.virtual_memory().available
-    if request.count * request.spec.num_bytes > available // 2:
-        raise ProtocolError(f"{request.count} inputs of {request.spec} do not fit in {available} bytes of memory")
-    deadline = Deadline(600, "inputs")
-    inputs = [request.spec.allocate() for _ in range(request.count)]
-    for tensor in inputs:
-        connection.receive_into(request.spec.bytes_of(tensor), deadline)
+    check_fits(request.count, request.spec)
+    deadline = Deadline(INPUTS_S, "inputs")
+    inputs = []
+    for _ in range(request.count):
+        inputs.append(request.spec.allocate())
+        fill_steadily(connection, request.spec.bytes_of(inputs[-1]), deadline)
     return inputs

@@ -8,28 +8,39 @@ import threading
 from collections.abc import Callable
 
 MOST = 32
+PATIENCE_S = 1.0  # for the thread of one that was shut to end
 
 
 class Strangers:
-    """Gives each new connection a thread; one more than `MOST` that have proved nothing is closed at once."""
+    """Gives each new connection a thread, `most` at once; for one more, the oldest that has proved nothing is shut.
+
+    A peer that knows the token is through after one round trip; the oldest is one that is slow or silent.
+    """
 
     def __init__(self, most: int = MOST) -> None:
-        self._places = threading.Semaphore(most)
+        self._most = most
+        self._inside: dict[socket.socket, None] = {}  # oldest first
+        self._changed = threading.Condition()
 
     def admit(
         self, sock: socket.socket, converse: Callable[[socket.socket, str, Callable[[], None]], None], peer: str
     ) -> None:
         """Run `converse(sock, peer, known)` in a thread; it calls `known` when the peer has proved itself."""
-        if not self._places.acquire(blocking=False):
-            with contextlib.suppress(OSError):
-                sock.close()
-            return
-        left = threading.Event()
+        with self._changed:
+            if len(self._inside) >= self._most:
+                with contextlib.suppress(OSError):  # it has just left by itself
+                    next(iter(self._inside)).shutdown(socket.SHUT_RDWR)
+            if not self._changed.wait_for(lambda: len(self._inside) < self._most, PATIENCE_S):
+                with contextlib.suppress(OSError):
+                    sock.close()
+                return
+            self._inside[sock] = None
 
         def known() -> None:
-            if not left.is_set():
-                left.set()
-                self._places.release()
+            with self._changed:
+                if sock in self._inside:
+                    del self._inside[sock]
+                    self._changed.notify_all()
 
         def run() -> None:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 from pathlib import Path
 
 from pplib.errors import WeightsError, WorkerError
@@ -11,6 +12,7 @@ from pplib.model.weights import WeightsFile, default_cache_dir, find_weights
 from pplib.runtime import messages as m
 from pplib.runtime.client import WEIGHTS_S, WorkerClient
 from pplib.runtime.connection import Connection, Deadline
+from pplib.runtime.pace import fill_steadily
 
 BLOCK_BYTES = 1 << 20
 
@@ -46,6 +48,7 @@ def receive_weights(connection: Connection, request: m.PutWeights) -> m.Reply:
     deadline = Deadline(WEIGHTS_S, "weights")
     part = _part(request.sha256)
     left = request.count
+    buffer = memoryview(bytearray(min(BLOCK_BYTES, left)))
     try:
         if part.is_file() and part.stat().st_size != request.offset:
             part.unlink()
@@ -53,8 +56,10 @@ def receive_weights(connection: Connection, request: m.PutWeights) -> m.Reply:
         with part.open("ab") as file:
             if file.tell() != request.offset:
                 raise OSError("the beginning, sent before, is gone")
+            if left > (free := shutil.disk_usage(part.parent).free):
+                raise OSError(f"No space left on device: {free} bytes are free, {left} are to come")
             while left:
-                block = connection.receive(min(BLOCK_BYTES, left), deadline)
+                fill_steadily(connection, block := buffer[: min(len(buffer), left)], deadline)
                 left -= len(block)
                 file.write(block)
         with part.open("rb") as file:
@@ -65,7 +70,8 @@ def receive_weights(connection: Connection, request: m.PutWeights) -> m.Reply:
         part.replace(part.with_name(f"{request.sha256}.safetensors"))
     except OSError as exc:
         while left:
-            left -= len(connection.receive(min(BLOCK_BYTES, left), deadline))
+            fill_steadily(connection, block := buffer[: min(len(buffer), left)], deadline)
+            left -= len(block)
         if "No space left" in str(exc):
             with contextlib.suppress(OSError):
                 part.unlink()

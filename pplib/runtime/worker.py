@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -16,22 +15,24 @@ import torch
 from pplib.errors import ProtocolError, TransportError, WorkerError
 from pplib.runtime import messages as m
 from pplib.runtime.connection import Connection, Deadline, Endpoint, listen
+from pplib.runtime.control_port import ControlPort
 from pplib.runtime.data_port import DataPort
-from pplib.runtime.handshake import CONTROL, WATCH, admit
 from pplib.runtime.hops import Hops
 from pplib.runtime.host import boot_id, describe_host
-from pplib.runtime.inputs import receive_inputs
+from pplib.runtime.inputs import check_fits, receive_inputs
 from pplib.runtime.link_probe import probe
 from pplib.runtime.monitor import Monitor
 from pplib.runtime.settings import WorkerSettings
 from pplib.runtime.stage import BuiltStage, StageBuilder
 from pplib.runtime.stage_loop import Length, StageLoop
-from pplib.runtime.strangers import Strangers
-from pplib.runtime.watch import FOREVER_S, be_watched, send_pong
+from pplib.runtime.watch import FOREVER_S, send_pong
 from pplib.runtime.weights_transfer import held_bytes, receive_weights
-from pplib.runtime.wire import MAX_MESSAGE_BYTES, receive_message, send_message
+from pplib.runtime.wire import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, receive_message, send_message
 
 MAX_OUTPUT_BYTES = MAX_MESSAGE_BYTES // 2
+FIRST_REQUEST_S = 30.0  # a coordinator that has the session says why
+REST_S = 30.0  # for the rest of a request that has begun
+MAX_WAIT_S = 600.0  # that a coordinator may have us wait for a neighbour, where its leaving does not wake us
 
 
 class Worker:
@@ -39,7 +40,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
-        self._control = listen(settings.control, f"{settings.name}: control port")
+        self._control = ControlPort(settings.name, settings.control, settings.token, self._serve_session, self._hear)
         try:
             self._data = DataPort(settings.name, settings.host, settings.data_port, settings.token)
         except TransportError:
@@ -47,20 +48,18 @@ class Worker:
             raise
         self._builder = StageBuilder(settings.torch_device)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._session = threading.Lock()
+        self._idle = threading.Lock()  # held while a request is being carried out
         self._stage: BuiltStage | None = None
         self._hops: Hops | None = None
         self._loop: StageLoop | None = None
         self._inputs: list[torch.Tensor] = []
         self._rpc_groups = 0
         self._heard_at = time.monotonic()
-        self._strangers = Strangers()
 
     @property
     def control(self) -> Endpoint:
         """Where it listens for a coordinator."""
-        bound = self._control.getsockname()
-        return bound if isinstance(bound, str) else (bound[0], bound[1])
+        return self._control.endpoint
 
     @property
     def data_port(self) -> int:
@@ -69,7 +68,7 @@ class Worker:
 
     def serve(self) -> None:
         """Work until a coordinator says stop."""
-        threading.Thread(target=self._accept, name="control", daemon=True).start()
+        self._control.start()
         while (job := self._jobs.get()) is not None:
             job()
         self._leave(graceful=False)
@@ -80,39 +79,14 @@ class Worker:
         """Make `serve` return."""
         self._jobs.put(None)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, address = self._control.accept()
-            except OSError:
-                return  # closed: the worker ends
-            peer = f"coordinator at {address[0]}" if address else "coordinator"
-            self._strangers.admit(sock, self._converse, peer)
-
-    def _converse(self, sock: socket.socket, peer: str, known: Callable[[], None]) -> None:
-        connection = Connection(sock, peer)
-        with contextlib.closing(connection):
-            try:
-                purpose = admit(connection, self.settings.token, (CONTROL, WATCH))
-            except TransportError:
-                return  # a stranger learns nothing
-            known()
-            if purpose == WATCH:
-                be_watched(connection, self._hear)
-                return
-            if not self._session.acquire(timeout=5):
-                answer = m.Failed(kind="WorkerError", message="another coordinator is using this worker")
-                with contextlib.suppress(TransportError):
-                    receive_message(connection, Deadline(5, "first request"), 65536)
-                    send_message(connection, m.encode(answer), Deadline(5, "refusal"))
-                return
-            try:
-                self._read(connection)
-            except (TransportError, msgspec.DecodeError, ValueError):
-                pass  # the coordinator went away or spoke nonsense: the session is over either way
-            finally:
-                self._abort("the coordinator went away")
-                self._jobs.put(self._forget)
+    def _serve_session(self, connection: Connection) -> None:
+        try:
+            self._read(connection)
+        except (TransportError, msgspec.DecodeError, ValueError):
+            pass  # the coordinator went away or spoke nonsense: the session is over either way
+        finally:
+            self._abort("the coordinator went away")
+            self._jobs.put(self._forget)
 
     def _hear(self) -> None:
         self._heard_at = time.monotonic()
@@ -125,25 +99,40 @@ class Worker:
         self.stop()
 
     def _read(self, connection: Connection) -> None:
+        begin_s = FIRST_REQUEST_S
         while True:
-            request = m.decode_request(receive_message(connection, Deadline(FOREVER_S, "next request")))
+            begin = Deadline(begin_s, "next request")
+            request = m.decode_request(receive_message(connection, begin, MAX_REQUEST_BYTES, REST_S))
+            begin_s = FOREVER_S
             self._hear()
             if isinstance(request, m.Ping):
                 send_pong(connection)
             elif isinstance(request, m.Abort):
                 self._abort("the trial was given up")
-            elif isinstance(request, m.PutInputs):
-                inputs = receive_inputs(connection, request)
-                self._jobs.put(lambda r=inputs: self._answer(connection, lambda: self._keep(r)))  # type: ignore[misc]
-            elif isinstance(request, m.PutWeights):
-                told = receive_weights(connection, request)
-                self._jobs.put(lambda r=told: self._answer(connection, lambda: r))  # type: ignore[misc]
             elif isinstance(request, m.Stop):
                 send_message(connection, m.encode(m.Done()), Deadline(5, "goodbye"))
                 self.stop()
                 return
+            elif not self._idle.acquire(blocking=False):
+                raise ProtocolError(f"{connection.peer}: asked for more before it had the answer")
             else:
-                self._jobs.put(lambda r=request: self._answer(connection, lambda: self._carry_out(r)))  # type: ignore[misc]
+                job = self._accepted(connection, request)
+                self._jobs.put(lambda job=job: self._answer(connection, job))  # type: ignore[misc]
+
+    def _accepted(self, connection: Connection, request: m.Request) -> Callable[[], m.Reply]:
+        """What the main thread has to do; what follows a request is received here."""
+        try:
+            if isinstance(request, m.PutInputs):
+                self._inputs = []  # never twice in memory
+                inputs = receive_inputs(connection, request)
+                return lambda: self._keep(inputs)
+            if isinstance(request, m.PutWeights):
+                told = receive_weights(connection, request)
+                return lambda: told
+        except BaseException:
+            self._idle.release()
+            raise
+        return lambda: self._carry_out(request)
 
     def _keep(self, inputs: list[torch.Tensor]) -> m.Reply:
         self._inputs = inputs
@@ -154,6 +143,7 @@ class Worker:
             reply = job()
         except Exception as exc:  # noqa: BLE001 (whatever it is, the coordinator raises it)
             reply = m.Failed(kind=type(exc).__name__, message=str(exc))
+        self._idle.release()
         with contextlib.suppress(TransportError):  # nobody is there to be told
             send_message(connection, m.encode(reply), Deadline(60, "reply"))
 
@@ -177,15 +167,19 @@ class Worker:
                     return m.Done(value=free.getsockname()[1])
             case m.OpenHops():
                 self._leave(graceful=False)
+                _check_wait(request.timeout_s)
                 self._hops = self._join(request)
                 return m.Done()
             case m.Probe():
+                _check_wait(request.timeout_s)
                 return probe(self._data, request)
             case m.CloseHops():
                 self._leave(graceful=True)
                 return m.Done()
             case m.Prepare():
                 self._stage = None  # never two stages in memory
+                for tensor in request.plan.tensors:
+                    check_fits(request.plan.in_flight, tensor)
                 self._stage = self._builder.build(request.plan, request.stage_index)
                 return m.Prepared(
                     build_s=self._stage.build_s,
@@ -289,4 +283,9 @@ class Worker:
             with contextlib.suppress(TransportError):  # a group whose coordinator died is left, not mended
                 self._leave(graceful=False)
         finally:
-            self._session.release()
+            self._control.end_session()
+
+
+def _check_wait(timeout_s: float) -> None:
+    if not 0 <= timeout_s <= MAX_WAIT_S:
+        raise ProtocolError(f"asked to wait for {timeout_s} s, expected at most {MAX_WAIT_S:.0f} s")

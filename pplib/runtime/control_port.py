@@ -1,0 +1,135 @@
+"""A worker's control port: which of those that know the token are served, and how many may wait."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from pplib.errors import TransportError
+from pplib.runtime import messages as m
+from pplib.runtime.connection import Connection, Deadline, Endpoint, listen
+from pplib.runtime.handshake import CONTROL, WATCH, admit
+from pplib.runtime.strangers import Strangers
+from pplib.runtime.watch import be_watched
+from pplib.runtime.wire import receive_message, send_message
+
+MOST_WAITING = 8  # coordinators that wait for the session, or are being told that it is taken
+MOST_WATCHERS = 8
+WAIT_S = 5.0  # how long a coordinator waits for the session before its own to end
+REFUSAL_S = 5.0  # for the first request of one that is refused, and again for the answer
+REFUSAL_BYTES = 65536
+ACCEPT_RETRY_S = 0.1
+
+
+class ControlPort:
+    """Admits coordinators, one at a time, and watchers, next to them.
+
+    Args:
+        serve: one coordinator's whole session; the next one is admitted after `end_session`.
+        heard: called whenever a watcher says a word.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        token: bytes,
+        serve: Callable[[Connection], None],
+        heard: Callable[[], None],
+    ) -> None:
+        self._token, self._serve, self._heard = token, serve, heard
+        self._socket = listen(endpoint, f"{name}: control port")
+        self._strangers = Strangers()
+        self._session = threading.Lock()
+        self._waiting = threading.Semaphore(MOST_WAITING)
+        self._watchers: deque[Connection] = deque()
+        self._watchers_lock = threading.Lock()
+        self._closing = threading.Event()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it listens."""
+        bound = self._socket.getsockname()
+        return bound if isinstance(bound, str) else (bound[0], bound[1])
+
+    def start(self) -> None:
+        """Admit from now on."""
+        threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    def end_session(self) -> None:
+        """Let the next coordinator in."""
+        self._session.release()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._closing.set()
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                sock, address = self._socket.accept()
+            except OSError:  # closed; or a peer that has gone already, or no file descriptor left for now
+                self._closing.wait(ACCEPT_RETRY_S)
+                continue
+            peer = f"coordinator at {address[0]}" if address else "coordinator"
+            self._strangers.admit(sock, self._converse, peer)
+
+    def _converse(self, sock: socket.socket, peer: str, known: Callable[[], None]) -> None:
+        connection = Connection(sock, peer)
+        with contextlib.closing(connection):
+            try:
+                purpose = admit(connection, self._token, (CONTROL, WATCH))
+            except TransportError:
+                return  # a stranger learns nothing
+            _notice_when_its_machine_is_gone(sock)
+            if purpose == WATCH:
+                known()
+                self._be_watched(connection)
+            elif not self._waiting.acquire(blocking=False):
+                _refuse(connection)  # in its place among the strangers, which are counted too
+            elif self._next_in_line(connection, known):
+                self._serve(connection)
+
+    def _next_in_line(self, connection: Connection, known: Callable[[], None]) -> bool:
+        """Wait for the session; whether it is this coordinator's."""
+        try:
+            known()
+            mine = self._session.acquire(timeout=WAIT_S)
+            if not mine:
+                _refuse(connection)
+            return mine
+        finally:
+            self._waiting.release()
+
+    def _be_watched(self, connection: Connection) -> None:
+        with self._watchers_lock:
+            self._watchers.append(connection)
+            if len(self._watchers) > MOST_WATCHERS:
+                self._watchers.popleft().close()  # a watcher that comes back is never kept out by those it left
+        try:
+            be_watched(connection, self._heard)
+        finally:
+            with self._watchers_lock, contextlib.suppress(ValueError):  # one that had to make room is not there
+                self._watchers.remove(connection)
+
+
+def _refuse(connection: Connection) -> None:
+    answer = m.Failed(kind="WorkerError", message="another coordinator is using this worker")
+    with contextlib.suppress(TransportError):
+        # Closing with its request unread would make the kernel throw the answer away.
+        receive_message(connection, Deadline(REFUSAL_S, "first request"), REFUSAL_BYTES)
+        send_message(connection, m.encode(answer), Deadline(REFUSAL_S, "refusal"))
+
+
+def _notice_when_its_machine_is_gone(sock: socket.socket) -> None:
+    """A peer that lost its power or its network says no goodbye: TCP asks after two silent minutes, and gives up."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 120), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
