@@ -2,51 +2,38 @@
 
     python -m tests.runtime.fuzz --inputs 5000 --seed 1
 
-prints how many inputs were tried, how many ended the worker, and how far its memory grew.
+prints what was tried, by kind, how many inputs ended the worker, how trials with malformed frames in
+them ended, and how far its memory and the number of its threads grew.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import pickle
 import random
-import secrets
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import psutil
 
-from pplib.errors import ParetoPipeError, TransportError
+from pplib.errors import TransportError
 from pplib.runtime import messages as m
-from pplib.runtime.client import WorkerClient
-from pplib.runtime.connection import Connection, Deadline, connect, endpoint_of
-from pplib.runtime.handshake import CONTROL, DATA, greet
+from pplib.runtime.connection import Connection, Deadline, connect
+from pplib.runtime.handshake import CONTROL, DATA, WATCH, greet
 from pplib.runtime.plan import TensorSpec
 from pplib.runtime.wire import VERSION, send_message, tensor_header
+from tests.runtime.fuzz_trial import KINDS, Bomb, Neighbour
+from tests.runtime.target import TOKEN, Outcome, Target
 
-TOKEN = secrets.token_bytes(32)
 SPEC = TensorSpec((2, 3, 4, 5), "float32", "channels_last")
 LIMIT_S = 8.0
-
-
-@dataclass
-class Outcome:
-    """What a run of the fuzzer found; memory in bytes, of the worker's resident set."""
-
-    inputs: int = 0
-    crashes: int = 0
-    memory_before_bytes: int = 0
-    memory_peak_bytes: int = 0
-
-    def __str__(self) -> str:
-        grown = (self.memory_peak_bytes - self.memory_before_bytes) / 1e6
-        return f"inputs tried {self.inputs}, crashes {self.crashes}, memory grew by at most {grown:.1f} MB"
+EVERY = 100  # inputs, after which the worker must serve a coordinator
+TRIALS_EVERY = 40  # inputs at the ports to one in a trial, which takes longer
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -69,53 +56,12 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 class Fuzzer:
-    """One worker and all that is thrown at it."""
+    """All that is thrown at the ports of one worker."""
 
-    def __init__(self, seed: int, folder: Path) -> None:
-        self.rng, self.outcome = random.Random(seed), Outcome()
-        code = "from pplib.runtime.serve import main; main(('socket',))"
-        with (folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code, "--name", "target", "--control", "127.0.0.1:0"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(TOKEN.hex().encode() + b"\n")
-        self.process.stdin.flush()
-        control = endpoint_of(msgspec.json.decode(self.process.stdout.readline())["control"])
-        assert isinstance(control, tuple)
-        self.control = control
-        self.log = folder / "log"
-        with self.client() as client:
-            self.data = (client.description.data_host, client.description.data_port)
+    def __init__(self, target: Target, rng: random.Random, folder: Path) -> None:
+        self.target, self.rng, self.bomb = target, rng, pickle.dumps(Bomb(folder / "bomb"))
+        self.control, self.data = target.control, target.data
         self.replayed = self._recorded_handshake()
-        self._look()
-        self.outcome.memory_before_bytes = self.outcome.memory_peak_bytes
-
-    @contextlib.contextmanager
-    def client(self):
-        """The proof that the worker lives: a coordinator that is served."""
-        client = WorkerClient("target", self.control, TOKEN)
-        try:
-            yield client
-        finally:
-            client.close()
-
-    def close(self) -> None:
-        """End the worker."""
-        self.process.stdin.close()
-        self.process.wait(10)
-        self.process.stdout.close()
-
-    def _look(self) -> None:
-        if self.process.poll() is not None:
-            self.outcome.crashes += 1
-            raise RuntimeError(f"the worker ended: {self.log.read_text()[-3000:]}")
-        memory = psutil.Process(self.process.pid).memory_info().rss
-        self.outcome.memory_peak_bytes = max(self.outcome.memory_peak_bytes, memory)
 
     def _recorded_handshake(self) -> bytes:
         """What a real client once sent, byte for byte."""
@@ -142,6 +88,7 @@ class Fuzzer:
                 mutated(b"GET / HTTP/1.1\r\nHost: worker\r\n\r\n", rng),
                 struct.pack("<4sHxxI", b"PPCT", VERSION, rng.choice([2**32 - 1, 64 << 20])) + rng.randbytes(64),
                 tensor_header(SPEC, 1, 0, False) + rng.randbytes(200),
+                self.bomb,
             ]
         )
         with socket.create_connection(rng.choice([self.control, self.data]), LIMIT_S) as sock:
@@ -155,7 +102,7 @@ class Fuzzer:
                     while sock.recv(4096):
                         pass
 
-    def _known(self, where, purpose) -> Connection:
+    def known(self, where, purpose) -> Connection:
         connection = connect(where, "target", LIMIT_S)
         greet(connection, TOKEN, purpose)
         return connection
@@ -174,14 +121,22 @@ class Fuzzer:
                 m.Run(trial=1, plan_digest="x", most=2**31, least=0, limit_s=None, timeout_s=0.5),
                 m.CloseHops(),
                 m.Abort(),
+                m.OpenHops(
+                    backend="socket",
+                    stage_index=1,
+                    peers=(("a", "127.0.0.1:1"),) * 2,
+                    run="x",
+                    master=None,
+                    timeout_s=1e9,
+                ),
             ]
         )
         content = m.encode(request)
-        content = mutated(content, rng) if rng.random() < 0.8 else content
+        content = rng.choice([content, self.bomb, *[mutated(content, rng)] * 6])
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             if isinstance(m.decode_request(content), m.Stop):
                 return
-        with contextlib.closing(self._known(self.control, CONTROL)) as connection:
+        with contextlib.closing(self.known(self.control, CONTROL)) as connection:
             deadline = Deadline(LIMIT_S, "fuzz")
             if rng.random() < 0.5:
                 send_message(connection, content, deadline)
@@ -193,39 +148,55 @@ class Fuzzer:
 
     def known_data(self) -> None:
         """A neighbour that introduces itself for a run nobody has, and goes on with anything."""
-        with contextlib.closing(self._known(self.data, DATA)) as connection:
-            connection.send([self.rng.randbytes(self.rng.randint(0, 200))], Deadline(LIMIT_S, "fuzz"))
+        with contextlib.closing(self.known(self.data, DATA)) as connection:
+            said = self.rng.choice([self.rng.randbytes(self.rng.randint(0, 200)), self.bomb])
+            connection.send([said], Deadline(LIMIT_S, "fuzz"))
 
-    def run(self, inputs: int) -> Outcome:
-        """Throw `inputs` at the worker, and make sure again and again that it lives and serves."""
-        kinds = [self.stranger, self.stranger, self.known_control, self.known_data]
+    def watcher(self) -> None:
+        """A watcher that asks for something else."""
+        with contextlib.closing(self.known(self.control, WATCH)) as connection:
+            content = mutated(m.encode(m.Ping()), self.rng)
+            send_message(connection, content, Deadline(LIMIT_S, "fuzz"))
+
+    def one(self) -> None:
+        """One input of some kind."""
+        kind = self.rng.choice([self.stranger, self.stranger, self.stranger, self.known_control, self.known_control,
+                                self.known_data, self.watcher])  # fmt: skip
+        self.target.outcome.tried[kind.__name__] += 1
+        with contextlib.suppress(TransportError, OSError):  # being thrown out is what is wanted
+            kind()
+        self.target.look()
+
+
+def attack(target: Target, inputs: int, seed: int, folder: Path) -> Outcome:
+    """Throw `inputs` at the worker, at its ports and inside trials, and make sure again and again that it serves.
+
+    Raises:
+        RuntimeError: it ended, does not serve any more, ran code from outside, or a trial ended otherwise than it must.
+    """
+    rng = random.Random(seed)
+    fuzzer = Fuzzer(target, rng, folder)
+    with Neighbour(target, rng, folder) as neighbour:
+        error = neighbour.good()  # what torch takes at its first trial is not the fuzzer's
+        neighbour.leave()
+        target.count_memory_from_here()
         for i in range(inputs):
-            with contextlib.suppress(TransportError, OSError):  # being thrown out is what is wanted
-                self.rng.choice(kinds)()
-            self.outcome.inputs += 1
-            self._look()
-            if i % 100 == 99:
-                self._serves()
-        self._serves()
-        return self.outcome
-
-    def _serves(self) -> None:
-        try:
-            with self.client() as client:
-                client.ping()
-        except ParetoPipeError as exc:
-            self.outcome.crashes += 1
-            raise RuntimeError(f"the worker does not serve any more: {exc}: {self.log.read_text()[-3000:]}") from exc
-
-
-def fuzz(inputs: int, seed: int) -> Outcome:
-    """Fuzz a worker of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(seed, Path(folder))
-        try:
-            return fuzzer.run(inputs)
-        finally:
-            fuzzer.close()
+            if i % TRIALS_EVERY == TRIALS_EVERY - 1:
+                target.outcome.tried["trial"] += 1
+                neighbour.bad(rng.choice(KINDS))
+                error = max(error, neighbour.good())
+                neighbour.leave()
+            else:
+                fuzzer.one()
+            if i % EVERY == EVERY - 1:
+                target.serves()
+        target.serves()
+        if error > 1e-3:
+            raise RuntimeError(f"a good trial between malformed ones was wrong by {error}")
+        if neighbour.bomb.folder.exists():
+            raise RuntimeError("a pickle was loaded: its folder is there")
+    target.look()
+    return target.outcome
 
 
 if __name__ == "__main__":
@@ -233,4 +204,7 @@ if __name__ == "__main__":
     parser.add_argument("--inputs", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    sys.stdout.write(f"{fuzz(options.inputs, options.seed)}\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["PARETOPIPE_CACHE"] = scratch
+        with Target(Path(scratch)) as victim:
+            sys.stdout.write(f"{attack(victim, options.inputs, options.seed, Path(scratch))}\n")

@@ -1,43 +1,89 @@
-"""A fuzzed worker goes on serving, and its memory does not grow; a crowd of silent strangers changes nothing."""
+"""A fuzzed worker goes on serving, its memory stays what the plan needs, and nothing that was sent is run."""
 
 from __future__ import annotations
 
 import contextlib
-import socket
-import time
+import pickle
+import random
+import struct
 
 import pytest
 
-from pplib.errors import ParetoPipeError
-from tests.runtime.fuzz import Fuzzer, fuzz
+from pplib.errors import TransportError
+from pplib.runtime.connection import Deadline
+from pplib.runtime.handshake import CONTROL, DATA, WATCH
+from pplib.runtime.wire import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, VERSION, send_message
+from tests.runtime.fuzz import Fuzzer, attack
+from tests.runtime.fuzz_trial import KINDS, Bomb, Neighbour
+from tests.runtime.target import Target
 
 
-@pytest.mark.timeout(250)
-def test_malformed_input_never_ends_a_worker_and_never_makes_it_large():
-    outcome = fuzz(inputs=400, seed=7)
-    assert outcome.inputs == 400
-    assert outcome.crashes == 0
-    assert outcome.memory_peak_bytes - outcome.memory_before_bytes < 40e6, str(outcome)
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    """One worker for all tests: what one of them does to it, the next would notice."""
+    with Target(tmp_path_factory.mktemp("target")) as one:
+        yield one
+        one.serves()
 
 
-def test_silent_strangers_do_not_keep_a_coordinator_out(tmp_path):
-    fuzzer = Fuzzer(1, tmp_path)
-    try:
-        with contextlib.ExitStack() as stack:
-            for where in (fuzzer.control, fuzzer.data):
-                for _ in range(200):
-                    stack.enter_context(socket.create_connection(where, 5))
-            begun = time.monotonic()
-            end = begun + 15
-            while True:
-                try:
-                    with fuzzer.client() as client:
-                        client.ping()
-                    break
-                except (ParetoPipeError, OSError):
-                    assert time.monotonic() < end, "kept out for longer than a stranger may be silent"
-                    time.sleep(0.2)
-        fuzzer._look()
-        assert fuzzer.outcome.memory_peak_bytes - fuzzer.outcome.memory_before_bytes < 40e6
-    finally:
-        fuzzer.close()
+@pytest.fixture(scope="module")
+def neighbour(target, tmp_path_factory):
+    with Neighbour(target, random.Random(5), tmp_path_factory.mktemp("neighbour")) as one:
+        assert one.good() < 1e-4
+        yield one
+        one.leave()
+
+
+@pytest.fixture
+def small(target):
+    """What a test throws at the worker does not make it larger."""
+    target.count_memory_from_here()
+    yield
+    target.look()
+    assert target.outcome.grown_bytes < 12e6, str(target.outcome)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_malformed_frame_fails_its_trial_and_the_next_one_is_right(neighbour, kind, small):
+    neighbour.bad(kind)
+    assert neighbour.good() < 1e-4
+
+
+def test_octets_changed_inside_a_payload_are_another_number_and_no_error(neighbour, small):
+    assert 1e-9 < neighbour.good(flipped=5000) < float("inf")
+    assert neighbour.good() < 1e-4
+
+
+def test_a_pickle_makes_a_folder_where_it_is_loaded_and_none_in_a_worker(target, neighbour, tmp_path):
+    folder = tmp_path / "bomb"
+    bomb = pickle.dumps(Bomb(folder))
+    pickle.loads(bomb)
+    folder.rmdir()
+    neighbour.leave()
+    fuzzer = Fuzzer(target, random.Random(1), tmp_path)
+    for where, purpose in ((target.control, CONTROL), (target.control, WATCH), (target.data, DATA)):
+        with contextlib.suppress(TransportError), contextlib.closing(fuzzer.known(where, purpose)) as connection:
+            send_message(connection, bomb, Deadline(5, "bomb"))
+            connection.send([bomb * 10], Deadline(5, "bomb"))
+    target.serves()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("count", [MAX_REQUEST_BYTES + 1, MAX_MESSAGE_BYTES, 2**32 - 1])
+def test_a_length_that_is_only_announced_takes_no_memory(target, neighbour, small, count):
+    neighbour.leave()
+    fuzzer = Fuzzer(target, random.Random(1), target.log.parent)
+    with contextlib.closing(fuzzer.known(target.control, CONTROL)) as connection:
+        connection.send([struct.pack("<4sHxxI", b"PPCT", VERSION, count)], Deadline(5, "announcement"))
+        with pytest.raises(TransportError, match="closed the connection"):
+            connection.receive(1, Deadline(5, "the end"))
+
+
+def test_malformed_input_of_all_kinds_never_ends_a_worker(tmp_path, target, neighbour):
+    neighbour.leave()
+    before = target.outcome.tried.total()
+    outcome = attack(target, 240, 7, tmp_path)
+    assert outcome.tried.total() - before == 240
+    assert outcome.crashes == outcome.code_run == 0
+    assert outcome.grown_bytes < 12e6, str(outcome)
+    assert outcome.threads_peak < 60, str(outcome)

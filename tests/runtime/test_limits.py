@@ -1,0 +1,192 @@
+"""What a peer that knows the token cannot do: hold a worker by being slow, fill it with itself, or keep others out."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+from pplib.errors import ParetoPipeError, ProtocolError, TransportError, WorkerError
+from pplib.runtime import control_port, inputs, pace, worker
+from pplib.runtime import messages as m
+from pplib.runtime.client import WorkerClient
+from pplib.runtime.connection import Connection, Deadline, connect
+from pplib.runtime.handshake import CONTROL, WATCH, greet
+from pplib.runtime.plan import TensorSpec
+from pplib.runtime.settings import WorkerSettings
+from pplib.runtime.strangers import MOST
+from pplib.runtime.wire import VERSION, receive_message, send_message
+from pplib.runtime.worker import Worker
+
+TOKEN = b"t" * 32
+SPEC = TensorSpec((1 << 20,), "float32")
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Limits as in a worker, only shorter."""
+    for module, names in ((worker, ("FIRST_REQUEST_S", "REST_S")), (pace, ("BLOCK_S",)), (control_port, ("WAIT_S",))):
+        for name in names:
+            monkeypatch.setattr(module, name, 5.0 if name == "WAIT_S" else 1.0)
+
+
+@pytest.fixture
+def running(short):
+    """A worker in this process."""
+    one = Worker(WorkerSettings(name="w", token=TOKEN))
+    thread = threading.Thread(target=one.serve)
+    thread.start()
+    yield one
+    one.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def known(one, purpose=CONTROL):
+    connection = connect(one.control, "w", 5)
+    greet(connection, TOKEN, purpose)
+    return contextlib.closing(connection)
+
+
+def soon():
+    return Deadline(5, "test")
+
+
+def framed(message):
+    content = m.encode(message)
+    return struct.pack("<4sHxxI", b"PPCT", VERSION, len(content)) + content
+
+
+BEGUN = {
+    "no first request": b"",
+    "half a header": framed(m.Describe())[:6],
+    "half a request": framed(m.Describe())[:-3],
+    "no inputs": framed(m.PutInputs(spec=SPEC, count=2)),
+    "half the inputs": framed(m.PutInputs(spec=SPEC, count=2)) + bytes(SPEC.num_bytes),
+    "no weights": framed(m.PutWeights(sha256="0" * 64, offset=0, count=1 << 22)),
+}
+
+
+@pytest.mark.parametrize("drips", [False, True], ids=["silent", "dripping"])
+@pytest.mark.parametrize("begun", BEGUN.values(), ids=BEGUN.keys())
+def test_a_coordinator_that_stops_halfway_makes_room_for_the_next(running, begun, drips):
+    """The dripping one sends an octet every 0.1 s: something always comes, and the limit holds all the same."""
+    if drips and len(begun) < 12:
+        begun = begun or framed(m.Describe())[:1]
+    with known(running) as slow:
+        slow.send([begun], soon())
+        over = threading.Event()
+
+        def drip():
+            with contextlib.suppress(TransportError):
+                while not over.wait(0.1):
+                    slow.send([b"\0"], soon())
+
+        thread = threading.Thread(target=drip)
+        if drips:
+            thread.start()
+        try:
+            client = WorkerClient("w", running.control, TOKEN)
+            client.ping()
+            client.close()
+        finally:
+            over.set()
+            if drips:
+                thread.join(10)
+
+
+def test_a_coordinator_may_be_silent_between_requests(running):
+    client = WorkerClient("w", running.control, TOKEN)
+    with pytest.raises(WorkerError, match="w: another coordinator is using this worker"):
+        WorkerClient("w", running.control, TOKEN)  # told after WAIT_S, longer than the limits for what has begun
+    client.ping()
+    client.close()
+
+
+def test_a_crowd_that_knows_the_token_is_refused_at_once_and_keeps_no_watcher_out(running):
+    before = threading.active_count()
+    first = WorkerClient("w", running.control, TOKEN)
+    with contextlib.ExitStack() as stack:
+        for _ in range(control_port.MOST_WAITING + 40):
+            with contextlib.suppress(TransportError):
+                stack.enter_context(known(running))
+        assert threading.active_count() - before <= 1 + control_port.MOST_WAITING + MOST
+        with pytest.raises(WorkerError, match="another coordinator is using this worker"):
+            WorkerClient("w", running.control, TOKEN)
+        for _ in range(3 * control_port.MOST_WATCHERS):
+            watcher = stack.enter_context(known(running, WATCH))
+            send_message(watcher, m.encode(m.Ping()), soon())
+            assert isinstance(m.decode_reply(receive_message(watcher, soon())), m.Pong)
+        bound = 1 + control_port.MOST_WAITING + MOST + control_port.MOST_WATCHERS
+        end = time.monotonic() + 5
+        while threading.active_count() - before > bound:  # those that had to make room are on their way out
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        first.ping()
+    first.close()
+
+
+def test_a_coordinator_that_asks_without_listening_is_thrown_out(running):
+    with known(running) as connection, pytest.raises(TransportError):
+        for _ in range(100_000):
+            connection.send([framed(m.Describe())], soon())
+    client = WorkerClient("w", running.control, TOKEN)
+    client.close()
+
+
+def test_silent_strangers_keep_nobody_out(running):
+    with contextlib.ExitStack() as crowd:
+        for where in (running.control, ("127.0.0.1", running.data_port)):
+            for _ in range(MOST + 8):
+                crowd.enter_context(socket.create_connection(where, 5))
+        begun = time.monotonic()
+        client = WorkerClient("w", running.control, TOKEN)
+        assert time.monotonic() - begun < 4, "a stranger may be silent for 5 s; the coordinator waits for none"
+        client.close()
+
+
+@pytest.mark.parametrize("timeout_s", [1e9, float("nan"), -1.0])
+def test_a_worker_is_not_made_to_wait_for_ever_for_a_neighbour(running, timeout_s):
+    client = WorkerClient("w", running.control, TOKEN)
+    peers = (("w", "127.0.0.1:1"),) * 2
+    with pytest.raises(WorkerError, match=r"asked to wait for .* s, expected at most 600 s"):
+        client.request(
+            m.OpenHops(backend="socket", stage_index=0, peers=peers, run="r", master=None, timeout_s=timeout_s), 10
+        )
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("count", "spec"),
+    [
+        (2**30, TensorSpec((2**20, 2**20, 64), "float64")),
+        (2**40, TensorSpec((1,), "uint8")),
+        (2**30, TensorSpec((0, 3), "float32")),
+        (-1, SPEC),
+        (1, TensorSpec((1,) * 7, "uint8")),
+        (1, TensorSpec((2, 3), "float32", "channels_last")),
+    ],
+)
+def test_tensors_that_are_too_many_too_large_or_none_are_refused_before_memory_is_taken(count, spec):
+    with pytest.raises(ProtocolError, match=r"do not fit in|no tensor is"):
+        inputs.check_fits(count, spec)
+
+
+def test_a_tensor_is_allocated_when_its_turn_comes_not_when_it_is_announced(monkeypatch):
+    """A thousand inputs of 4 MB are announced, and the first never comes whole."""
+    allocated = []
+    monkeypatch.setattr(TensorSpec, "allocate", lambda spec: allocated.append(spec) or original(spec))
+    here, there = socket.socketpair()
+    receiver = Connection(here, "peer")
+    there.sendall(bytes(1000))
+    there.close()
+    with contextlib.closing(receiver), pytest.raises(ParetoPipeError, match="after 1000 of"):
+        inputs.receive_inputs(receiver, m.PutInputs(spec=SPEC, count=1000))
+    assert len(allocated) == 1
+
+
+original = TensorSpec.allocate
