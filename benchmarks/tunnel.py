@@ -38,7 +38,7 @@ def measured(testbed: Testbed, tunnel: Literal["none", "ssh"], repeats: int) -> 
 
 def shown(values: Sequence[float]) -> str:
     """Median [smallest, largest]."""
-    return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
+    return f"{statistics.median(values):.4g} [{min(values):.4g}, {max(values):.4g}]"
 
 
 def compare(testbed: Testbed, repeats: int) -> None:

@@ -100,6 +100,13 @@ class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 "WireGuard between the devices, with its addresses as `data_host`"
             )
 
+    def return_hops(self, num_stages: int) -> int:
+        """How many links a result crosses from the last device to the first.
+
+        Devices on this machine are a chain, and every hop of it is crossed; real ones reach each other directly.
+        """
+        return 1 if any(device.remote for device in self.devices) else num_stages - 1
+
     def first(self, num_stages: int) -> list[Device]:
         """The devices of a pipeline of this many stages.
 

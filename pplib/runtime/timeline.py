@@ -102,6 +102,7 @@ def measure(
     measured: slice,
     batch_size: int,
     link: LinkProfile = UNSHAPED,
+    return_hops: int = 1,
 ) -> dict[str, float | str | None]:
     """Every timing column of one trial, over the `measured` microbatches.
 
@@ -110,7 +111,7 @@ def measure(
     add up to `latency_mean_s`. `throughput_img_s` counts completions at the last stage;
     `bound_img_s` is what the busiest stage or hop allows, over the same microbatches.
     A hop's propagation delay, as its `link` profile has it, is part of a transfer but keeps nobody
-    else waiting, so it is not in the bound.
+    else waiting, so it is not in the bound. The result crosses `return_hops` links on its way back.
     `clock_error_s` bounds the error of latency; stage times and `response_s` need no common clock.
     """
     first, last = timelines[0], timelines[-1]
@@ -119,8 +120,7 @@ def measure(
         array[measured] for array in _arrays(first.received_s, last.compute_end_s, returned_s, last.send_start_s)
     )
     latency, response = done - admitted, returned - admitted
-    # The result comes back over every hop of the chain.
-    carried = np.concatenate([[-np.inf], returned[:-1]]) - link.backward.delay_s * len(parts.transfer)
+    carried = np.concatenate([[-np.inf], returned[:-1]]) - link.backward.delay_s * return_hops
     back_start = np.maximum(sent_back, carried)
     # Throughput spans the completions after the first, so the bound takes those microbatches too.
     busy = {f"stage {i}": float(one[1:].mean()) for i, one in enumerate(parts.compute)}

@@ -90,7 +90,8 @@ def _measure(experiment: Experiment, coordinator: Coordinator, points: tuple[int
     total = len(run.returned_s)
     measured = slice(WARMUP_MICROBATCHES, total - config.cooldown)
     check_plausible(run.timelines, measured, run.payload_bytes, profile)
-    metrics = measure(run.timelines, run.returned_s, measured, config.batch_size, profile)
+    return_hops = experiment.testbed.return_hops(config.num_stages)
+    metrics = measure(run.timelines, run.returned_s, measured, config.batch_size, profile, return_hops)
     hops = range(config.num_stages - 1)
     metrics |= {
         "max_abs_err": experiment.check_outputs(run.outputs),

@@ -203,6 +203,17 @@ def test_the_parts_add_up_to_the_whole_and_no_pipeline_beats_its_bound(pipeline,
     assert got["compute_s"] + got["transfer_s"] + got["queue_s"] == pytest.approx(got["latency_mean_s"], abs=1e-9)
 
 
+def test_a_result_that_crosses_the_whole_chain_overlaps_with_the_one_before_for_as_long():
+    timelines = [
+        stage(0, [0, 0], [0, 1], [0, 1], [1, 2], [1, 2]),
+        stage(1, [0, 0], [8, 9], [9, 10], [10, 11], [10, 11]),
+    ]
+    chain = measure(timelines, [20.0, 21.0], ALL, 4, far(delay_s=5.0), return_hops=2)
+    direct = measure(timelines, [20.0, 21.0], ALL, 4, far(delay_s=5.0), return_hops=1)
+    assert chain["return_transfer_s"] == pytest.approx((10 + 10) / 2)
+    assert direct["return_transfer_s"] == pytest.approx((10 + 6) / 2)
+
+
 def at(offset_s, error_s, when_s):
     return ClockOffset(round(offset_s * 1e9), round(error_s * 1e9), round(when_s * 1e9))
 
