@@ -10,6 +10,7 @@ import pandas as pd
 
 from pplib.analysis.columns import numeric_column, require_columns
 from pplib.analysis.pareto import pareto_mask
+from pplib.errors import FrameError
 
 CONFIGURATION_KEYS = [
     "model",
@@ -72,9 +73,13 @@ def point_table(summary: pd.DataFrame) -> pd.DataFrame:
         repeat was, else "failed", with NaN for what was not measured and `error` telling why.
 
     Raises:
-        FrameError: a configuration key, the partition point, the status or a ranged column is missing.
+        FrameError: a configuration key, the partition point, the status or a ranged column is missing;
+            or no trial succeeded.
     """
     trials = sorted_trials(summary)
+    if not set(RANGED) & set(trials.columns) and (trials["status"] == "failed").any():
+        said = trials["error"].iloc[0] if "error" in trials.columns else "it does not say why"
+        raise FrameError(f"none of the {len(trials)} trials succeeded; the first: {said}")
     for name in RANGED:
         numeric_column(trials, name, "the summary")
     keys = [*CONFIGURATION_KEYS, "partition_point"]

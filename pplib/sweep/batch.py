@@ -73,6 +73,7 @@ def run_grid(path: Path) -> int:
         choose_engine(testbed.link_engine)
     for config in grid.configurations:
         testbed.first(config.num_stages)
+        testbed.check_backend(config.backend)
         claim_folder(config, testbed)
     unfinished = [config for config in grid.configurations if not _is_complete(config, points[config.identity])]
     if unfinished:

@@ -54,6 +54,12 @@ def test_a_point_is_the_median_of_its_ok_repeats_with_their_range():
     assert "repeat" not in table.columns
 
 
+def test_where_no_trial_succeeded_the_first_error_is_told_and_no_column_is_missed():
+    failed = pd.DataFrame([trial(0, 0, 0.1, "failed"), trial(1, 0, 0.1, "failed")])
+    with pytest.raises(FrameError, match=r"none of the 2 trials succeeded; the first: worker 1 died"):
+        point_table(failed.drop(columns=["latency_s", "latency_mean_s", "throughput_img_s"]))
+
+
 def test_a_point_without_an_ok_repeat_stays_as_a_failed_row():
     table = point_table(pd.DataFrame([trial(0, 0, 0.1), trial(1, 0, 0.1, "failed"), trial(1, 1, 0.1, "failed")]))
     row = table.iloc[1]
