@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -110,7 +111,9 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as exc:
-        raise OutputError(f"{path}: cannot be written: {exc.strerror}: choose another output_dir") from exc
+        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "make room, or choose another output_dir" if full else "choose another output_dir"
+        raise OutputError(f"{path}: cannot be written: {exc.strerror}: {advice}") from exc
 
 
 def write_record(path: Path, record: TrialRecord) -> None:

@@ -75,7 +75,7 @@ class WorkerClient:
             raise ProtocolError(f"{self.name}: sent an answer that cannot be read: {exc}") from exc
         if isinstance(reply, m.Failed):
             kind = "" if reply.kind.endswith("Error") and "Runtime" not in reply.kind else f"{reply.kind}: "
-            error = WorkerError(f"{self.name}: {kind}{reply.message}")
+            error = WorkerError(f"{self.name}: {kind}{reply.message or reply.kind}")
             error.add_note(reply.kind)
             raise error
         return reply

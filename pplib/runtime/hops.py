@@ -15,6 +15,15 @@ from pplib.runtime.connection import Deadline
 from pplib.runtime.plan import TensorSpec
 
 POLL_S = 0.2  # how often a blocked wait looks at its deadline and at the stop flag
+EARLIER_S = 0.6  # that a receiver gives up before its trial does, so that the error told names the peer
+
+
+class Earlier(Deadline):
+    """EARLIER_S before another, half the time where that is shorter; it tells the other's length."""
+
+    def __init__(self, other: Deadline) -> None:
+        super().__init__(other.left_s - min(EARLIER_S, other.seconds / 2), other.what)
+        self.seconds = other.seconds
 
 
 class Arrival(NamedTuple):
@@ -104,13 +113,17 @@ class Inbox:
 
     def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> Arrival:
         """See Receiver; `slot` is not used."""
+        patience = Earlier(deadline)
         while seq not in self._early:
             if self.closed.is_set():
                 raise TransportError(f"{self.peer}: the hop was closed")
             try:
-                parcel = self._arrived.get(timeout=min(POLL_S, deadline.left_s + 1e-3))
+                parcel = self._arrived.get(timeout=min(POLL_S, patience.left_s + 1e-3))
             except queue.Empty:
-                deadline.check()
+                try:
+                    patience.check()
+                except TransportError as exc:
+                    raise TransportError(f"{self.peer}: {exc}") from exc
                 continue
             self._check(parcel, seq)
             self._early[parcel.seq] = parcel

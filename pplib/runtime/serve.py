@@ -16,6 +16,8 @@ from pplib.runtime.connection import endpoint_of, name_of
 from pplib.runtime.settings import WorkerSettings
 from pplib.runtime.worker import Worker
 
+FORGOTTEN = 75  # the exit status of a worker that nobody has talked to for too long
+
 
 class Ready(msgspec.Struct, frozen=True):
     """The line a worker prints once it listens."""
@@ -73,7 +75,7 @@ def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> i
     sys.stdout.flush()
     worker.serve()
     sys.stderr.flush()
-    os._exit(0)  # an rpc group that lost a member can hang a normal exit
+    os._exit(FORGOTTEN if worker.forgotten else 0)  # an rpc group that lost a member can hang a normal exit
 
 
 def _end_with_parent() -> None:

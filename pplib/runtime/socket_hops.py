@@ -8,19 +8,9 @@ import torch
 
 from pplib.errors import ProtocolError, TransportError
 from pplib.runtime.connection import Connection, Deadline
-from pplib.runtime.hops import Arrival
+from pplib.runtime.hops import Arrival, Earlier
 from pplib.runtime.plan import TensorSpec
 from pplib.runtime.wire import TENSOR_HEADER_BYTES, check_tensor_header, tensor_header
-
-EARLIER_S = 0.6  # that a receiver gives up before its trial does, so that the error told names the peer
-
-
-class _Earlier(Deadline):
-    """EARLIER_S before another, half the time where that is shorter; it tells the other's length."""
-
-    def __init__(self, other: Deadline) -> None:
-        super().__init__(other.left_s - min(EARLIER_S, other.seconds / 2), other.what)
-        self.seconds = other.seconds
 
 
 class _End:
@@ -64,7 +54,7 @@ class SocketReceiver(_End):
     def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> Arrival:
         """See Receiver."""
         spec, trial = self._expected()
-        patience = _Earlier(deadline)
+        patience = Earlier(deadline)
         try:
             header = self._connection.receive(TENSOR_HEADER_BYTES, patience)
             last = check_tensor_header(header, spec, trial, seq, self._connection.peer)

@@ -13,6 +13,7 @@ from pplib.model.optimise import optimise
 from pplib.model.partition import PartitionedModel
 from pplib.model.weights import find_weights, load_stage_weights, verify_weights
 from pplib.model.zoo import build_skeleton
+from pplib.runtime.memory import memory_for
 from pplib.runtime.plan import PipelinePlan, TensorSpec
 
 
@@ -40,7 +41,12 @@ class StageBuilder:
 
         Raises:
             ModelError: unknown model or point; weights missing, damaged or not of this model.
+            WorkerError: there is not enough memory for it.
         """
+        with memory_for(f"stage {stage_index} while it was built"):
+            return self._build(plan, stage_index)
+
+    def _build(self, plan: PipelinePlan, stage_index: int) -> BuiltStage:
         start = time.monotonic()
         empty = self._skeleton(plan).stage(plan.points, stage_index)
         weights = find_weights(plan.weights_sha256)

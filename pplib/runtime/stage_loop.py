@@ -15,6 +15,7 @@ import torch
 from pplib.errors import TransportError
 from pplib.runtime.connection import Deadline
 from pplib.runtime.hops import POLL_S, Hops
+from pplib.runtime.memory import memory_for
 from pplib.runtime.plan import TensorSpec
 
 T = TypeVar("T")
@@ -117,6 +118,7 @@ class StageLoop:
         inputs: Sequence[torch.Tensor] = (),
         slowdown: float = 1.0,
     ) -> None:
+        self._stage_index = stage_index
         self.is_first, self.is_last = stage_index == 0, stage_index == num_stages - 1
         self._runner, self._inputs, self._slowdown = runner, inputs, slowdown
         self._in, self._out, self._result = tensor_in, tensor_out, result
@@ -132,7 +134,12 @@ class StageLoop:
 
         Raises:
             TransportError: a peer was lost or the deadline passed; the hops are aborted.
+            WorkerError: there was not enough memory; the hops are aborted.
         """
+        with memory_for(f"stage {self._stage_index} while it ran"):
+            self._run(hops, trial, length, deadline)
+
+    def _run(self, hops: Hops, trial: int, length: Length, deadline: Deadline) -> None:
         self._hops, self._length, self._deadline = hops, length, deadline
         self._arrived: queue.SimpleQueue[_Microbatch] = queue.SimpleQueue()
         self._leaving: queue.SimpleQueue[_Microbatch] = queue.SimpleQueue()

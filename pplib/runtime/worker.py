@@ -54,7 +54,7 @@ class Worker:
         self._loop: StageLoop | None = None
         self._inputs: list[torch.Tensor] = []
         self._rpc_groups = 0
-        self._heard_at = time.monotonic()
+        self._heard_at, self.forgotten = time.monotonic(), False
 
     @property
     def control(self) -> Endpoint:
@@ -95,6 +95,7 @@ class Worker:
         """Wait until nobody who knows the token has said a word for `limit_s`, then end `serve`."""
         while (left := self._heard_at + limit_s - time.monotonic()) > 0:
             time.sleep(min(left, 1.0))
+        self.forgotten = True
         self._abort("nobody has talked to this worker for a while")
         self.stop()
 

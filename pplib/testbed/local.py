@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -125,7 +126,7 @@ class LocalWorker:
         said = self._ending(0)
         if not said:
             self._process.kill()
-            said = f"it was silent and was killed: {self._ending(5)}"
+            said = f"{SILENT}{self._ending(5)}"
         self._close_pipes()
         write_ending(self.log, said)
 
@@ -149,12 +150,21 @@ class LocalWorker:
 
 
 ENDED = "the worker ended: "
+NOISE = re.compile(r"^Killed$|hostname of the client socket cannot be retrieved")
 
 
-def write_ending(log: Path, said: str) -> None:
-    """Note at the end of a worker's log how it ended."""
-    with log.open("a") as file:
-        file.write(f"{ENDED}{said.rstrip('; ')}\n")
+KILLED = re.compile(r"(signal 9|exit status 137)\b")
+SILENT = "it was silent and was killed: "
+
+
+def write_ending(log: Path, said: str, before: str = "") -> None:
+    """Note at the end of a worker's log how it ended, after what `before` tells of it."""
+    said = said.rstrip("; ")
+    if KILLED.match(said):
+        said += " (SIGKILL: most likely the kernel, because memory ran out; `dmesg` on the device tells)"
+    # No room for the log of a worker is no reason not to look after it.
+    with contextlib.suppress(OSError), log.open("a") as file:
+        file.write(f"{before}{ENDED}{said}\n")
 
 
 def last_words(log: Path, since: int, patience_s: float = 3.0) -> str:
@@ -165,8 +175,9 @@ def last_words(log: Path, since: int, patience_s: float = 3.0) -> str:
             text = log.read_bytes()[since:].decode(errors="replace")
         except OSError:
             return "its log is gone"
-        if ENDED in text or time.monotonic() > end:
-            return _tail(text, 5)
+        before, ended, after = text.partition(ENDED)
+        if ended or time.monotonic() > end:
+            return _tail(before + ended + after.partition("\n")[0], 5)
         time.sleep(0.05)
 
 
@@ -179,7 +190,7 @@ def log_tail(log: Path, lines: int = 5) -> str:
 
 
 def _tail(text: str, lines: int) -> str:
-    said = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
+    said = [line.strip() for line in text.splitlines() if line.strip(" ^~") and not NOISE.search(line)]
     return " | ".join(said[-lines:]) or "its log is empty"
 
 

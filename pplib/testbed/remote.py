@@ -12,10 +12,10 @@ import msgspec
 
 from pplib.devices import Device
 from pplib.errors import TransportError, WorkerError
-from pplib.runtime.serve import Ready
+from pplib.runtime.serve import FORGOTTEN, Ready
 from pplib.testbed.bridge import Bridge
 from pplib.testbed.facts import resolve
-from pplib.testbed.local import arguments_of, write_ending
+from pplib.testbed.local import SILENT, arguments_of, write_ending
 from pplib.testbed.shipping import FOLDER, code_hash, python_command, status_of
 from pplib.testbed.ssh import SshDevice, shell_path
 
@@ -23,28 +23,39 @@ FORGOTTEN_AFTER_S = 45
 NOT_READY = 3
 
 # The shell reads the token, so that it is in no argument and in no environment; the worker gets it the
-# same way. A second shell outlives the login and writes down how the worker ended.
+# same way. A second shell outlives the login and notes how the worker ended: in a symbolic link, for which
+# there is room on a full disk too.
 _START = r"""umask 077
 dir=$1; limit=$2; shift 2
 mkdir -p -- "$dir" && cd -- "$dir" || exit 1
-rm -f ready exit log
+rm -f ready exit log silent
+no_room=$(head -c 65536 /dev/zero 2>&1 > room) || { rm -f room; echo "$PWD: $no_room: make room there"; exit 1; }
+rm -f room
+for old in ../*; do  # of workers that ended an hour ago or with the power, and whose coordinator never came back
+  [ "$(find "$old" -maxdepth 0 -mmin +60)" ] || continue
+  ls -l /proc/[0-9]*/cwd 2> /dev/null | grep -qF -- "${old#../}" || rm -rf -- "$old"
+done
 IFS= read -r token || exit 1
-printf '%s\n' "$token" | setsid sh -c '"$@" > ready 2> log; echo $? > exit' sh "$@" > /dev/null 2>&1 &
-while [ ! -s ready ] && [ ! -s exit ] && [ "$limit" -gt 0 ]; do sleep 0.2; limit=$((limit - 1)); done
+run='"$@" > ready 2> log; s=$?; [ $s = FORGOTTEN ] && rm -rf -- "$PWD" || ln -s -- $s exit'
+printf '%s\n' "$token" | setsid sh -c "$run" sh "$@" > /dev/null 2>&1 &
+while [ ! -s ready ] && [ ! -L exit ] && [ "$limit" -gt 0 ]; do sleep 0.2; limit=$((limit - 1)); done
 [ -s ready ] && exec cat ready
-[ -s exit ] && echo "exit status $(cat exit)"
+[ -L exit ] && echo "exit status $(readlink exit)"
 tail -c 3000 log
-exit 3
-"""
+exit NOT_READY
+""".replace("NOT_READY", str(NOT_READY)).replace("FORGOTTEN", str(FORGOTTEN))
+_TELL = r"""i=0; while [ ! -L exit ] && [ $i -lt 20 ]; do sleep 0.1; i=$((i + 1)); done
+[ -L exit ] && [ -e silent ] && printf %s SILENT
+[ -L exit ] && echo "exit status $(readlink exit)"
+tail -c 3000 log""".replace("SILENT", shlex.quote(SILENT))
 _STOP = r"""cd -- "$1" 2>/dev/null || exit 0
 there() { [ "$(readlink "/proc/$2/cwd")" = "$PWD" ]; }
+there "$@" && [ "$3" = KILL ] && : > silent
 there "$@" && kill -"$3" "$2" && i=0 && while there "$@" && [ $i -lt 20 ]; do sleep 0.1; i=$((i + 1)); done
 there "$@" && kill -KILL "$2"
-i=0; while [ ! -s exit ] && [ $i -lt 20 ]; do sleep 0.1; i=$((i + 1)); done
-[ -s exit ] && echo "exit status $(cat exit)"
-tail -c 3000 log
+TELL
 [ "$4" = keep ] || rm -rf -- "$PWD"
-"""
+""".replace("TELL", _TELL)
 
 
 class RemoteWorker:
@@ -109,7 +120,11 @@ class RemoteWorker:
         )
         if done.returncode:
             said = " | ".join(line.strip() for line in done.stdout.splitlines()[-6:] if line.strip())
-            late = "" if "exit status" in done.stdout else f" within {timeout_s:.0f} s (ready_timeout_s)"
+            late = (
+                ""
+                if "exit status" in done.stdout or done.returncode != NOT_READY
+                else f" within {timeout_s:.0f} s (ready_timeout_s)"
+            )
             words_said = said or done.stderr.strip() or "its log is empty"
             raise WorkerError(f"{self.device.name}: the worker was not ready{late}: {words_said}")
         self._ready = ready = msgspec.json.decode(done.stdout, type=Ready)
@@ -143,10 +158,8 @@ class RemoteWorker:
             self._note(self.machine.run(["sh", "-c", script], timeout_s=15).stdout)
 
     def _note(self, said: str) -> None:
-        status, _, log = said.partition("\n") if said.startswith("exit status") else ("", "", said)
-        with self.log.open("a") as file:
-            file.write(log.rstrip() + "\n")
-        write_ending(self.log, status or "out of reach")
+        status, _, log = said.partition("\n") if said.startswith(("exit status", SILENT)) else ("", "", said)
+        write_ending(self.log, status or "out of reach", log.rstrip() + "\n")
 
     def _open_channel(self) -> object:
         if self._ready is None:
@@ -154,9 +167,7 @@ class RemoteWorker:
         return self.machine.channel_to(int(self._ready.control.rpartition(":")[2]))
 
     def _fetch_log(self) -> None:
-        script = f"cd -- {shell_path(self.folder_there)} && " + (
-            '[ -s exit ] && echo "exit status $(cat exit)"; tail -c 3000 log'
-        )
+        script = f"cd -- {shell_path(self.folder_there)} || exit 0\n{_TELL}"
         try:
             self._note(self.machine.run(["sh", "-c", script], timeout_s=10).stdout)
         except TransportError as exc:

@@ -113,35 +113,48 @@ class Session:
         # An address of this machine means nothing inside an emulated network.
         master = environment.master_addr if self.engine == "none" else None
         with contextlib.ExitStack() as stack:
-            clients = [self._reach(address) for address in self.told.workers[:num_stages]]
-            if len({client.description.rpc_groups for client in clients}) > 1:
-                clients = self._start_equal(clients, num_stages)
-            for client in clients:
-                stack.callback(client.close)
+            clients = self._reach_all(self.told.workers[:num_stages], stack)
             tunnelled = self.tunnel == "ssh"
             with Coordinator(clients, (master, environment.master_port), tunnelled) as coordinator:
                 yield coordinator
 
-    def _start_equal(self, clients: list[WorkerClient], num_stages: int) -> list[WorkerClient]:
-        """End the workers that have been in an rpc group: with one that was started since, they can form none."""
-        for client in clients:
-            if client.description.rpc_groups:
-                client.request(Stop(), 10)
-            client.close()
-        return [self._reach(address) for address in self.told.workers[:num_stages]]
+    def _reach_all(self, addresses: Sequence[Address], stack: contextlib.ExitStack) -> list[WorkerClient]:
+        """Connect to workers that can form an rpc group; `stack` closes the connections.
 
-    def _reach(self, address: Address) -> WorkerClient:
-        end = time.monotonic() + self.told.ready_timeout_s + SILENT_S
+        With one that was started since, the members of an earlier group can form none: they are ended, and
+        that before the missing one is up, so that all are started at the same time.
+        """
+        there = [self._reach_now(address, stack) for address in addresses]
+        if len({client.description.rpc_groups if client else 0 for client in there}) > 1:
+            for client in filter(None, there):
+                if client.description.rpc_groups:
+                    with contextlib.suppress(WorkerError):  # it has ended already
+                        client.request(Stop(), 10)
+                client.close()
+            there = [None] * len(addresses)
+        pairs = zip(there, addresses, strict=True)
+        return [client or self._reach(address, stack) for client, address in pairs]
+
+    def _reach_now(self, address: Address, stack: contextlib.ExitStack) -> WorkerClient | None:
+        try:
+            return self._reach(address, stack, patience_s=0.0)
+        except WorkerError:
+            return None
+
+    def _reach(self, address: Address, stack: contextlib.ExitStack, patience_s: float | None = None) -> WorkerClient:
+        end = time.monotonic() + (self.told.ready_timeout_s + SILENT_S if patience_s is None else patience_s)
         log = Path(address.log)
         while True:
             since = log.stat().st_size if log.exists() else 0
             try:
-                return WorkerClient(
+                client = WorkerClient(
                     address.name,
                     endpoint_of(address.control),
                     bytes.fromhex(self.told.token),
                     autopsy=functools.partial(last_words, log, since),
                 )
+                stack.callback(client.close)
+                return client
             except (TransportError, WorkerError) as exc:
                 if isinstance(exc, HandshakeError):
                     raise

@@ -1,92 +1,114 @@
-"""What real hardware does in the middle of a sweep, for real."""
+"""What real hardware does in the middle of a sweep, for real: see strikes.py; faults.py prints it as a table."""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
 import sys
-import threading
 import time
+from pathlib import Path
 
-import psutil
 import pytest
 
-from pplib.config import configuration
-from pplib.devices import load_testbed
-from pplib.sweep.configuration import missing_trials, run_missing
-from pplib.sweep.experiment import prepare
-from pplib.testbed.setup import set_up
+from pplib.sweep import experiment as room
+from tests.testbed.faults import (
+    BACKENDS,
+    FAULTS,
+    arena_up,
+    devices_up,
+    record_without_room,
+    repair,
+    survive,
+    weights_without_room,
+)
+from tests.testbed.strikes import run_files
 
-SMALL = {
-    "name": "faults",
-    "model": "squeezenet1_1",
-    "num_images": 6,
-    "batch_size": 1,
-    "partition_points": [5],
-    "in_flight": 2,
-    "repeats": 12,
-}
-
-
-def worker_of(device):
-    """The process of a device's worker, not the shells around it."""
-    (pid,) = [pid for pid, words in device.processes() if re.match(r"\S*python\S* -m workers\.", words)]
-    return psutil.Process(pid)
+OWNER = Path(__file__).resolve().parent / "session_owner.py"
+SILENT_S = FORGOTTEN_S = 6.0
+LEAST_TRIAL_S = 15.0  # the deadline of a trial is this and some seconds
 
 
-def killed(remote):
-    worker_of(remote.devices[1]).send_signal(signal.SIGKILL)
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory):
+    """Two devices without workers."""
+    with devices_up(tmp_path_factory.mktemp("faults")) as found:
+        yield found
 
 
-def stopped(remote):
-    worker_of(remote.devices[1]).send_signal(signal.SIGSTOP)
+@pytest.fixture(scope="module")
+def leftovers(devices):
+    """What is on a device when workers are started: an old folder, a young one, and an old one in use."""
+    old, young, used = (run_files(devices.remote.devices[0]) / name for name in ("old", "young", "used"))
+    for folder in (old, young, used):
+        folder.mkdir()
+    hour_ago = time.time() - 3700
+    for folder in (old, used):
+        os.utime(folder, (hour_ago, hour_ago))
+    with devices.remote.net.popen(0, ["cat"], cwd=used, stdin=subprocess.PIPE) as process:
+        yield old, young, used
+        process.stdin.close()
 
 
-def rebooted(remote):
-    remote.devices[1].switch("off")
-    threading.Timer(6.0, remote.devices[1].switch, ("on",)).start()
+@pytest.fixture(scope="module")
+def arena(devices, leftovers):
+    """The devices with workers, which all tests that follow use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pplib.testbed.supervisor.SILENT_S", SILENT_S)
+        with arena_up(devices) as found:
+            yield found
 
 
-FAULTS = {
-    "kill -9": (killed, r"device-1: .*(exit status 137|died)"),
-    "SIGSTOP": (stopped, r"device-1"),
-    "reboot": (rebooted, r"device-1"),
-}
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("how", "limit_s"), [(signal.SIGINT, 8.0), (signal.SIGKILL, FORGOTTEN_S + 8.0)])
+def test_workers_and_their_files_are_gone_soon_after_their_coordinator(devices, wait_until, how, limit_s):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(OWNER.parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }
+    with subprocess.Popen(
+        [sys.executable, str(OWNER), str(devices.devices), str(FORGOTTEN_S)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout.readline() == b"up\n", process.stderr.read().decode()
+        assert all(devices.workers()), devices.workers()
+        process.send_signal(how)
+        process.wait(30)
+    wait_until(lambda: not devices.left(), f"left: {devices.left()}", limit_s)
 
 
-@pytest.mark.timeout(500)
-@pytest.mark.parametrize(("fault", "backend"), [("kill -9", "rpc"), ("SIGSTOP", "socket"), ("reboot", "rpc")])
-def test_a_fault_fails_its_trial_with_the_device_named_and_the_sweep_goes_on(
-    start_remote, tmp_path, fault, backend, record_property
-):
-    strike, cause = FAULTS[fault]
-    with start_remote(num_devices=2) as remote:
-        path = remote.write(tmp_path / "devices.yaml", python=sys.executable, top={"ready_timeout_s": 90})
-        set_up(load_testbed(path))
-        values = {**SMALL, "backend": backend, "devices": str(path), "output_dir": str(tmp_path / "out")}
-        experiment = prepare(configuration(values))
-        trials, stop, struck = experiment.config.folder / "trials", threading.Event(), []
+def test_a_device_forgets_what_workers_left_whose_coordinator_never_came_back(arena, leftovers):
+    old, young, used = leftovers
+    assert not old.exists()
+    assert young.exists() and used.exists(), "a worker may be about to start there, or still be there"
+    young.rmdir()
+    used.rmdir()
 
-        def wait_and_strike():
-            while not trials.exists() or len(list(trials.glob("*.json"))) < 2:
-                if stop.wait(0.05):
-                    return
-            struck.append(time.monotonic())
-            strike(remote)
 
-        thread = threading.Thread(target=wait_and_strike)
-        thread.start()
-        rows = run_missing(experiment, progress=False)
-        took_s = time.monotonic() - struck[0]
-        stop.set()
-        thread.join(30)
-        failed = rows[rows["status"] == "failed"]
-        record_property("fault", f"{fault} {backend}: {len(failed)} failed, all over after {took_s:.0f} s")
-        assert len(rows) == 12
-        assert 1 <= len(failed) <= 2
-        assert all(re.search(cause, error) for error in failed["error"]), failed["error"].tolist()
-        assert failed["duration_s"].max() < 90
-        repaired = run_missing(experiment, progress=False)
-        assert set(repaired["status"]) == {"ok"}
-        assert missing_trials(experiment.config, experiment.points) == []
-        assert not [words for device in remote.devices for _, words in device.processes() if "workers." in words]
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sweep_survives_every_fault_and_a_later_run_repairs_what_failed(arena, backend, record_property, monkeypatch):
+    monkeypatch.setattr(room, "LEAST_TRIAL_S", LEAST_TRIAL_S)
+    weights = weights_without_room(arena, backend)
+    assert re.search(r"device-1: weights .* cannot be kept in .*: make room", weights.happened)
+    rows, trials = survive(arena, backend)
+    for row in rows:
+        record_property(row.fault, row.markdown())
+        assert 1 <= len(row.errors) <= 2, row
+        assert all(re.search(row.cause, error) for error in row.errors), row
+        assert row.to_ok_s is not None, row
+    assert len(rows) == len(FAULTS)
+    failed = trials[trials["status"] == "failed"]
+    assert len(failed) == sum(len(row.errors) for row in rows)
+    experiment = arena.experiment(backend)
+    deadline_s = experiment.trial_timeout_s(experiment.plan((5,)))
+    assert failed["duration_s"].max() < deadline_s + 30, "what may be added: the silence, and the ring's own limit"
+    record = record_without_room(arena, backend)
+    assert re.search(r"trials/P5_r\d+\.json: cannot be written: .*: make room", record.happened)
+    to_repair, written = repair(arena, backend)
+    assert written == to_repair
+    assert len(written) == len(failed)
