@@ -146,6 +146,7 @@ class LinkRecord(msgspec.Struct, kw_only=True):
 
 
 TOLERANCE = 0.1
+EARLY_S = 0.0005  # the user-space engine lets packets arrive so much too early at most: far fewer wake-ups
 RTT_SLACK_S = 0.001
 HEADER_BYTES = 52  # IPv4 and TCP with timestamps
 SEGMENT_BYTES = 1448  # what is left of 1500 bytes

@@ -31,7 +31,7 @@ class Deadline:
     def check(self) -> None:
         """Raise TransportError when the deadline has passed."""
         if self.left_s <= 0:
-            raise TransportError(f"{self.what}: nothing happened for {self.seconds:.0f} s")
+            raise TransportError(f"{self.what}: not done within {self.seconds:.0f} s")
 
 
 class Connection:
@@ -68,16 +68,23 @@ class Connection:
                 del views[0]
             if views and sent:
                 views[0] = views[0][sent:]
+            if views:  # a peer that takes a byte now and then holds nobody up for longer
+                self._check(deadline)
 
     def receive_into(self, view: memoryview, deadline: Deadline) -> None:
-        """Fill `view` completely."""
+        """Fill `view` completely before the deadline, however small the pieces it comes in."""
         filled = 0
         while filled < len(view):
-            got = self._receive_once(view[filled:], socket.MSG_WAITALL, deadline)
+            where = f" after {filled} of {len(view)} bytes" if filled else ""
+            try:
+                got = self._receive_once(view[filled:], socket.MSG_WAITALL, deadline)
+                filled += got
+                if filled < len(view):
+                    self._check(deadline)
+            except TransportError as exc:
+                raise TransportError(f"{exc}{where}") from exc
             if got == 0:
-                where = f" after {filled} of {len(view)} bytes" if filled else ""
                 raise TransportError(f"{self.peer}: closed the connection{where}")
-            filled += got
 
     def receive(self, count: int, deadline: Deadline) -> bytes:
         """Receive exactly `count` bytes; the caller has bounded `count`."""
@@ -181,7 +188,7 @@ def listen(endpoint: Endpoint, what: str) -> socket.socket:
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(endpoint)
-        sock.listen(16)
+        sock.listen(128)
     except OSError as exc:
         sock.close()
         raise TransportError(

@@ -21,7 +21,6 @@ MOST_WATCHERS = 8
 WAIT_S = 5.0  # how long a coordinator waits for the session before its own to end
 REFUSAL_S = 5.0  # for the first request of one that is refused, and again for the answer
 REFUSAL_BYTES = 65536
-ACCEPT_RETRY_S = 0.1
 
 
 class ControlPort:
@@ -57,7 +56,8 @@ class ControlPort:
 
     def start(self) -> None:
         """Admit from now on."""
-        threading.Thread(target=self._accept, name="control", daemon=True).start()
+        arguments = (self._socket, self._closing, self._converse, "coordinator")
+        threading.Thread(target=self._strangers.accept_from, args=arguments, name="control", daemon=True).start()
 
     def end_session(self) -> None:
         """Let the next coordinator in."""
@@ -67,16 +67,6 @@ class ControlPort:
         """Stop listening."""
         self._closing.set()
         self._socket.close()
-
-    def _accept(self) -> None:
-        while not self._closing.is_set():
-            try:
-                sock, address = self._socket.accept()
-            except OSError:  # closed; or a peer that has gone already, or no file descriptor left for now
-                self._closing.wait(ACCEPT_RETRY_S)
-                continue
-            peer = f"coordinator at {address[0]}" if address else "coordinator"
-            self._strangers.admit(sock, self._converse, peer)
 
     def _converse(self, sock: socket.socket, peer: str, known: Callable[[], None]) -> None:
         connection = Connection(sock, peer)

@@ -33,7 +33,9 @@ class DataPort:
         self._arrivals: dict[tuple[bytes, int], Connection] = {}
         self._changed = threading.Condition()
         self._strangers = Strangers()
-        threading.Thread(target=self._accept, name="data", daemon=True).start()
+        self._closing = threading.Event()
+        arguments = (self._socket, self._closing, self._admit, "peer")
+        threading.Thread(target=self._strangers.accept_from, args=arguments, name="data", daemon=True).start()
 
     @property
     def port(self) -> int:
@@ -101,28 +103,21 @@ class DataPort:
 
     def close(self) -> None:
         """Stop listening."""
+        self._closing.set()
         self._socket.close()
         with self._changed:
             for connection in self._arrivals.values():
                 connection.close()
             self._arrivals.clear()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, address = self._socket.accept()
-            except OSError:
-                return  # closed: the worker ends
-            self._strangers.admit(sock, self._admit, f"peer at {address[0]}")
-
     def _admit(self, sock: socket.socket, peer: str, known: Callable[[], None]) -> None:
         connection = Connection(sock, peer)
         try:
             admit(connection, self._token, (DATA,))
-            known()
             run, sender = _INTRODUCTION.unpack(
                 connection.receive(_INTRODUCTION.size, Deadline(TIMEOUT_S, "introduction"))
             )
+            known()
         except (TransportError, ProtocolError):
             with contextlib.suppress(OSError):
                 connection.close()

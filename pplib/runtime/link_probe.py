@@ -87,6 +87,7 @@ def _receive_stream(connection: Connection, request: Probe, deadline: Deadline) 
     buffer = memoryview(bytearray(16 * BLOCK_BYTES))
     total, begun, marked = 0, 0, (0, 0)
     while True:
+        deadline.check()
         got = connection.receive_some(buffer, deadline)
         now = time.monotonic_ns()
         if request.ahead_bytes is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pplib.errors import TrialError
-from pplib.links import TOLERANCE, UNSHAPED, LinkProfile
+from pplib.links import EARLY_S, TOLERANCE, UNSHAPED, LinkProfile
 from pplib.records import StageTimeline
 
 BURST_S = 0.001  # a shaper lets this much of its rate through at once, but at least two packets
@@ -41,7 +41,7 @@ def check_plausible(
         error_s = before.clock_error_s + after.clock_error_s
         least_s = link.forward.delay_s - link.forward.jitter_s
         took_s = float((received - sent)[measured].min())
-        if took_s < least_s - error_s - ROUNDING_S:
+        if took_s < least_s - min(EARLY_S, least_s) - error_s - ROUNDING_S:
             raise TrialError(
                 f"hop {i}: a transfer took {took_s:.6f} s, less than the link's delay of {least_s:.6f} s and the "
                 f"clocks' error of {error_s:.6f} s allow: the clocks of the two devices have moved against each "

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 MOST = 32
 PATIENCE_S = 1.0  # for the thread of one that was shut to end
+ACCEPT_RETRY_S = 0.1
+
+Converse = Callable[[socket.socket, str, Callable[[], None]], None]
 
 
 class Strangers:
@@ -22,9 +25,17 @@ class Strangers:
         self._inside: dict[socket.socket, None] = {}  # oldest first
         self._changed = threading.Condition()
 
-    def admit(
-        self, sock: socket.socket, converse: Callable[[socket.socket, str, Callable[[], None]], None], peer: str
-    ) -> None:
+    def accept_from(self, server: socket.socket, closing: threading.Event, converse: Converse, who: str) -> None:
+        """Admit whoever connects to `server`, as `who` at its address, until `closing` is set and it is closed."""
+        while not closing.is_set():
+            try:
+                sock, address = server.accept()
+            except OSError:  # closed; or a peer that has gone already, or no file descriptor left for now
+                closing.wait(ACCEPT_RETRY_S)
+                continue
+            self.admit(sock, converse, f"{who} at {address[0]}" if address else who)
+
+    def admit(self, sock: socket.socket, converse: Converse, peer: str) -> None:
         """Run `converse(sock, peer, known)` in a thread; it calls `known` when the peer has proved itself."""
         with self._changed:
             if len(self._inside) >= self._most:

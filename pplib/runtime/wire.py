@@ -6,7 +6,6 @@ import struct
 
 from pplib.errors import ProtocolError
 from pplib.runtime.connection import Connection, Deadline
-from pplib.runtime.pace import fill
 from pplib.runtime.plan import DTYPES, TensorSpec
 
 VERSION = 2
@@ -74,12 +73,12 @@ def receive_message(
     header = memoryview(bytearray(_MESSAGE.size))
     begun = connection.receive_some(header, deadline)
     rest = deadline if rest_s is None else Deadline(rest_s, "the rest of a message")
-    fill(connection, header[begun:], rest)
+    connection.receive_into(header[begun:], rest)
     magic, version, count = _MESSAGE.unpack(header)
     if magic != _MESSAGE_MAGIC or version != VERSION:
         raise ProtocolError(f"{connection.peer}: sent something that is no control message")
     if count > limit:
         raise ProtocolError(f"{connection.peer}: announced a message of {count} bytes; at most {limit} are allowed")
     content = bytearray(count)
-    fill(connection, memoryview(content), rest)
+    connection.receive_into(memoryview(content), rest)
     return bytes(content)

@@ -145,8 +145,13 @@ class Worker:
         except Exception as exc:  # noqa: BLE001 (whatever it is, the coordinator raises it)
             reply = m.Failed(kind=type(exc).__name__, message=str(exc))
         self._idle.release()
+        content = m.encode(reply)
+        if len(content) > MAX_MESSAGE_BYTES:
+            content = m.encode(
+                m.Failed(kind="ProtocolError", message=f"its answer of {len(content)} bytes is too long")
+            )
         with contextlib.suppress(TransportError):  # nobody is there to be told
-            send_message(connection, m.encode(reply), Deadline(60, "reply"))
+            send_message(connection, content, Deadline(60, "reply"))
 
     def _carry_out(self, request: m.Request) -> m.Reply:
         match request:

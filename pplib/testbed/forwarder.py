@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 
-from pplib.links import LinkProfile
+from pplib.links import EARLY_S, LinkProfile
 from pplib.testbed.delayline import DelayLine
 from pplib.testbed.syscalls import precise_timers, set_segmentation_offload
 
@@ -23,8 +23,7 @@ HEADER_BYTES = 10  # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, 
 OFFLOAD_FROM_BIT_S = 150e6
 MAX_READ = HEADER_BYTES + 65_536
 BATCH = 32
-EARLY_S = 0.0001  # what a wake-up and the kernel's part of the way take; sleeping until the very moment is late
-AHEAD_S = 0.0005  # packets due so soon after one that is due leave with it: far fewer wake-ups
+WAKE_UP_S = 0.0001  # what a wake-up and the kernel's part of the way take; sleeping until the very moment is late
 _GSO = struct.Struct("=BBHHHH")
 
 Lines = dict[int, DelayLine[tuple[int, bytes]]]
@@ -78,7 +77,7 @@ class Forwarder:
         watched = [control, *self._tuns]
         while True:
             due = self._deliver()
-            timeout = None if due is None else max(0.0, due - EARLY_S - time.monotonic())
+            timeout = None if due is None else max(0.0, due - WAKE_UP_S - time.monotonic())
             ready, _, _ = select.select(watched, [], [], timeout)
             for descriptor in ready:
                 if descriptor != control:
@@ -136,12 +135,12 @@ class Forwarder:
     def _arrive(self, line: DelayLine[tuple[int, bytes]], device: int) -> bool:
         """Take a batch of due packets off a line that ends at `device`; whether there may be more."""
         now_s = time.monotonic()
-        until_s = now_s + EARLY_S
+        until_s = now_s + WAKE_UP_S
         for _ in range(BATCH):
             arrived = line.pop(until_s)
             if arrived is None:
                 return False
-            until_s = now_s + AHEAD_S
+            until_s = now_s + EARLY_S  # what is due soon after one that is due leaves with it
             due_s, size, (target, packet) = arrived
             # Counted from when it was due: being late at one hop does not add up over hops.
             self._enter(device, target, due_s, size, packet)

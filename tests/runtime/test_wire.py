@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -54,6 +55,42 @@ def test_a_truncated_tensor_is_an_error_that_says_how_much_came(pair):
     sender.close()
     with pytest.raises(TransportError, match="client: closed the connection after 10 of 24 bytes"):
         hop.receive(0, SPEC.allocate(), soon())
+
+
+def test_a_byte_now_and_then_extends_no_deadline(pair):
+    ours, theirs = pair
+    done = threading.Event()
+
+    def drip():
+        while not done.wait(0.02):
+            theirs.send([b"x"], soon())
+
+    with ThreadPoolExecutor(1) as pool:
+        dripping = pool.submit(drip)
+        try:
+            with pytest.raises(TransportError, match=r"all of it: not done within 1 s after \d+ of 100000 bytes"):
+                ours.receive_into(memoryview(bytearray(100_000)), Deadline(1.0, "all of it"))
+        finally:
+            done.set()
+        dripping.result(5)
+
+
+def test_a_peer_that_takes_a_little_now_and_then_extends_no_deadline(pair):
+    ours, theirs = pair
+    done = threading.Event()
+
+    def sip():
+        while not done.wait(0.02):
+            theirs.receive(10_000, soon())
+
+    with ThreadPoolExecutor(1) as pool:
+        sipping = pool.submit(sip)
+        try:
+            with pytest.raises(TransportError, match=r"all of it: not done within 1 s"):
+                ours.send([bytes(50_000_000)], Deadline(1.0, "all of it"))
+        finally:
+            done.set()
+        sipping.result(5)
 
 
 def test_noise_is_no_tensor(pair):

@@ -140,7 +140,7 @@ def test_after_a_run_that_was_given_up_the_next_one_is_right(backend):
         pipeline.put_inputs(experiment.batches, experiment.input_spec)
         pipeline.open(backend)
         pipeline.prepare(plan)
-        with pytest.raises(WorkerError, match=r"nothing happened for 1 s|given up|closed"):
+        with pytest.raises(WorkerError, match=r"not done within 1 s|given up|closed"):
             pipeline.run(plan, exactly(50), 1.0)
         pipeline.open(backend)
         pipeline.prepare(plan)
