@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,6 +21,41 @@ def _own_cache(tmp_path_factory):
         del os.environ["PARETOPIPE_CACHE"]
     else:
         os.environ["PARETOPIPE_CACHE"] = before
+
+
+@contextlib.contextmanager
+def _session(shaped):
+    """Two workers on this machine, up until the context ends; a test uses them only if it asks."""
+    from pplib.devices import load_testbed
+    from pplib.testbed.session import VARIABLE, workers_up
+
+    with workers_up(load_testbed(ROOT / "params" / "devices" / "local.yaml"), ["socket", "rpc"], shaped) as session:
+        del os.environ[VARIABLE]
+        yield session
+
+
+@pytest.fixture(scope="session")
+def _plain_session():
+    with _session(shaped=False) as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def _shaped_session():
+    with _session(shaped=True) as session:
+        yield session
+
+
+@pytest.fixture
+def shared_workers(_plain_session, monkeypatch):
+    """Two workers that stay up for all tests that leave them whole: starting them takes its time."""
+    monkeypatch.setenv("PARETOPIPE_SESSION", str(_plain_session.path))
+
+
+@pytest.fixture
+def shared_link(_shaped_session, monkeypatch):
+    """As `shared_workers`, with a link between them that can be shaped."""
+    monkeypatch.setenv("PARETOPIPE_SESSION", str(_shaped_session.path))
 
 
 def pytest_collection_modifyitems(config, items):

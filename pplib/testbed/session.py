@@ -1,8 +1,8 @@
 """A session: the workers of one device file and the link between them, up for as long as it lasts.
 
 The first process that opens a session starts the workers. It names a session file, readable by its
-user only, in the environment; processes below it (the kernel of an executed notebook) find the file
-and use the same workers instead of starting their own.
+user only, in the environment; whatever is run inside it, also in processes below it (the kernel of an
+executed notebook), finds the file and uses the same workers instead of starting its own.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from pplib.testbed.supervisor import SILENT_S, Supervisor
 from pplib.testbed.tunnel import tunnels
 
 VARIABLE = "PARETOPIPE_SESSION"
+_OWN: dict[str, Session] = {}  # those that this process has opened, by the path of their file
 RETRY_S = 0.3
 
 
@@ -63,10 +64,10 @@ class SessionFile(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """Workers that are up. `shaper` shapes the link between them; None where it cannot be, or is another's to shape."""
+    """Workers that are up; `path` is the session file. `shaper` shapes the link, None where it is not ours to shape."""
 
     def __init__(self, told: SessionFile, path: Path, shaper: Namespaces | RemoteLink | None, inherited: bool) -> None:
-        self.told, self._path, self._shaper, self._inherited = told, path, shaper, inherited
+        self.told, self.path, self._shaper, self._inherited = told, path, shaper, inherited
 
     @property
     def engine(self) -> str:
@@ -90,7 +91,7 @@ class Session:
             return
         if self._inherited:
             raise ConfigError(
-                f"{VARIABLE}={self._path}: the link of that session is {self.told.link.name}, expected {profile.name}: "
+                f"{VARIABLE}={self.path}: the link of that session is {self.told.link.name}, expected {profile.name}: "
                 "unset the variable to start workers of your own"
             )
         if self._shaper is not None:
@@ -98,7 +99,7 @@ class Session:
         elif profile.shaped:
             raise ConfigError(f"link {profile.name}: the workers of this session are on plain localhost")
         self.told = msgspec.structs.replace(self.told, link=profile)
-        write_atomic(self._path, msgspec.json.encode(self.told), mode=0o600)
+        write_atomic(self.path, msgspec.json.encode(self.told), mode=0o600)
 
     @contextlib.contextmanager
     def pipeline(self, num_stages: int) -> Iterator[Coordinator]:
@@ -185,7 +186,8 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
     """
     inherited = os.environ.get(VARIABLE)
     if inherited:
-        yield Session(_inherit(Path(inherited), testbed, backends), Path(inherited), None, True)
+        told = _inherit(Path(inherited), testbed, backends)
+        yield _OWN.get(inherited) or Session(told, Path(inherited), None, True)
         return
     for backend in backends:
         testbed.check_backend(backend)
@@ -219,7 +221,9 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
         write_atomic(path, msgspec.json.encode(told), mode=0o600)
         os.environ[VARIABLE] = str(path)
         stack.callback(os.environ.pop, VARIABLE, None)
-        yield Session(told, path, shaper, False)
+        _OWN[str(path)] = session = Session(told, path, shaper, False)
+        stack.callback(_OWN.pop, str(path))
+        yield session
 
 
 def _start(

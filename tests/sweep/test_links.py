@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import msgspec
 import pytest
 
@@ -31,7 +29,7 @@ def run(tiny, links):
 
 
 @pytest.mark.parametrize("backend", ["socket", "rpc"])
-def test_every_byte_crosses_the_shaped_link_and_the_times_are_those_of_the_link(run, backend):
+def test_every_byte_crosses_the_shaped_link_and_the_times_are_those_of_the_link(run, shared_link, backend):
     experiment, rows = run(link="narrow", backend=backend, partition_points=[2, 4])
     assert rows["status"].tolist() == ["ok", "ok"], rows["error"].tolist()
     assert set(rows["link_engine"]) <= {"tc", "userspace"}
@@ -66,10 +64,10 @@ def test_each_direction_and_every_hop_of_three_devices_is_measured(run, tiny):
         assert row[f"hop{hop}_forward_after_bit_s"] == pytest.approx(40e6 * 1448 / 1500, rel=0.1)
         assert row[f"hop{hop}_backward_after_bit_s"] > 80e6
     assert row["hop0_transfer_s"] >= 0.004
-    assert row["return_transfer_s"] >= 0.002, "the result comes back over both hops"
+    assert row["return_transfer_s"] >= 0.0018, "the result comes back over both hops, 0.1 ms early at each at most"
 
 
-def test_a_trial_over_a_slow_link_is_cut_short_and_says_how_many_microbatches_it_has(run):
+def test_a_trial_over_a_slow_link_is_cut_short_and_says_how_many_microbatches_it_has(run, shared_link):
     """Each microbatch takes some 50 ms of the link; 200 would take 10 s."""
     _, rows = run(link="narrow", partition_points=[2], num_images=400, max_trial_s=1.0)
     (row,) = rows.to_dict("records")
@@ -78,7 +76,7 @@ def test_a_trial_over_a_slow_link_is_cut_short_and_says_how_many_microbatches_it
     assert row["max_trial_s"] == 1.0
 
 
-def test_the_shortest_trial_has_three_measured_microbatches(run):
+def test_the_shortest_trial_has_three_measured_microbatches(run, shared_link):
     _, rows = run(link="near", partition_points=[2], num_images=40, max_trial_s=0.001)
     assert rows["num_microbatches"].tolist() == [3]
 
@@ -95,7 +93,7 @@ def hop(rtt_s=0.004, forward=1e9, backward=1e9):
     )
 
 
-def test_a_link_that_is_wrong_from_the_start_fails_every_trial_with_the_figures(run, tiny, monkeypatch):
+def test_a_link_that_is_wrong_from_the_start_fails_every_trial_with_the_figures(run, tiny, shared_link, monkeypatch):
     monkeypatch.setattr(sweep, "measure_link", lambda coordinator, profile: [hop(rtt_s=0.008)])
     with pytest.raises(TrialError, match=r"the link is not near: hop 0: round trip 8\.000 ms, requested 4\.000 ms"):
         run(link="near")
@@ -105,7 +103,9 @@ def test_a_link_that_is_wrong_from_the_start_fails_every_trial_with_the_figures(
     assert all(record.timelines == [] for record in records), "not run at all"
 
 
-def test_a_link_that_went_wrong_on_the_way_fails_the_trials_since_it_was_last_right(run, tiny, monkeypatch):
+def test_a_link_that_went_wrong_on_the_way_fails_the_trials_since_it_was_last_right(
+    run, tiny, shared_link, monkeypatch
+):
     measured = iter([[hop()], [hop()], *[[hop(rtt_s=0.02)]] * 3])
     monkeypatch.setattr(sweep, "measure_link", lambda coordinator, profile: next(measured))
     with pytest.raises(TrialError, match=r"near: hop 0: round trip 20\.000 ms, requested 4\.000 ms \(start again"):
@@ -126,7 +126,9 @@ def test_a_link_that_went_wrong_on_the_way_fails_the_trials_since_it_was_last_ri
     )
 
 
-def test_a_record_keeps_its_link_and_without_the_second_measurement_its_trial_is_run_again(run, tiny, links):
+def test_a_record_keeps_its_link_and_without_the_second_measurement_its_trial_is_run_again(
+    run, tiny, links, shared_link
+):
     experiment, _ = run(link="near", partition_points=[2])
     path = trial_path(experiment.config.folder, (2,), 0)
     assert missing_trials(experiment.config, experiment.points) == []
@@ -141,18 +143,22 @@ def test_a_record_keeps_its_link_and_without_the_second_measurement_its_trial_is
         run_missing(prepare(configuration({**tiny, "repeats": 1, "link": "near"})), progress=False)
 
 
-def test_one_cut_can_be_run_over_a_shaped_link(tiny, links):
+def test_one_cut_can_be_run_over_a_shaped_link(tiny, links, shared_link):
     record = run_once(prepare(configuration({**tiny, "link": "near", "partition_points": [2]})))
     assert record.link.after[0].rtt_s == pytest.approx(0.004, abs=0.0015)
 
 
-def test_a_session_whose_link_is_another_is_refused(tiny, links, monkeypatch):
-    experiment = prepare(configuration({**tiny, "partition_points": [2]}))
-    with session.workers_up(experiment.testbed, ["socket"]):
-        assert os.environ[session.VARIABLE]
-        asked = prepare(configuration({**tiny, "link": "near", "partition_points": [2]}))
-        with pytest.raises(ConfigError, match="the link of that session is none, expected near: unset the variable"):
-            run_once(asked)
+def test_a_session_of_another_process_keeps_its_link(tiny, links, shared_workers, monkeypatch):
+    monkeypatch.setattr(session, "_OWN", {})  # as in a process that has inherited it
+    asked = prepare(configuration({**tiny, "link": "near", "partition_points": [2]}))
+    with pytest.raises(ConfigError, match="the link of that session is none, expected near: unset the variable"):
+        run_once(asked)
+
+
+def test_a_session_on_plain_localhost_has_no_link_to_shape(tiny, links, shared_workers):
+    asked = prepare(configuration({**tiny, "link": "near", "partition_points": [2]}))
+    with pytest.raises(ConfigError, match="link near: the workers of this session are on plain localhost"):
+        run_once(asked)
 
 
 def test_asking_for_a_link_where_there_are_no_namespaces_is_an_error_before_any_worker(tiny, links, monkeypatch):
