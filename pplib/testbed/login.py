@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fabric
+import msgspec
 import paramiko
 
 from pplib.devices import Device
@@ -46,6 +47,14 @@ class _Reject(paramiko.RejectPolicy):  # type: ignore[misc]
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         raise _UnknownHostKey(hostname, key)
+
+
+class Server(msgspec.Struct, frozen=True):
+    """An SSH server: whom we are there, the port, and the public half of its host key."""
+
+    user: str
+    port: int
+    host_key: str
 
 
 class Login:
@@ -84,8 +93,8 @@ class Login:
             raise
         self.transport: paramiko.Transport = connection.client.get_transport()
         self.transport.set_keepalive(KEEPALIVE_S)
-        self.user: str = connection.user
-        self.port: int = int(connection.port)
+        key = self.transport.get_remote_server_key()
+        self.server = Server(connection.user, int(connection.port), f"{key.get_name()} {key.get_base64()}")
         for client in [one for one in self._open if isinstance(one, paramiko.SSHClient)]:
             _give_up_when_lost(client.get_transport().sock)
 

@@ -13,12 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-import msgspec
 import paramiko
 
 from pplib.devices import Device
 from pplib.errors import TransportError
-from pplib.testbed.login import CONNECT_S, AccessError, Login, Unreachable
+from pplib.testbed.login import CONNECT_S, AccessError, Login, Server, Unreachable
 from pplib.testbed.shaping import Completed
 
 __all__ = ["AccessError", "CommandError", "SshDevice", "Unreachable", "shell_path"]
@@ -48,14 +47,6 @@ chmod "$4" "$part"
 sync "$part"
 mv -f -- "$part" "$1"
 """
-
-
-class Server(msgspec.Struct, frozen=True):
-    """An SSH server: whom we are there, the port, and the public half of its host key."""
-
-    user: str
-    port: int
-    host_key: str
 
 
 class CommandError(TransportError):
@@ -167,9 +158,9 @@ class SshDevice:
         Raises:
             Unreachable, AccessError: as for `run`.
         """
-        key = self._transport().get_remote_server_key()
+        self.open()
         assert self._login is not None
-        return Server(self._login.user, self._login.port, f"{key.get_name()} {key.get_base64()}")
+        return self._login.server
 
     def as_root(self, command: Sequence[str]) -> Completed:
         """Run a command as root, through `sudo -n` where the user is not root: the `Runner` of shaping.
