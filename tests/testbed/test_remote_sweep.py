@@ -4,36 +4,89 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pplib.errors import WorkerError
 from pplib.testbed.session import VARIABLE, open_pipeline, workers_up
 
+ROOT = Path(__file__).resolve().parents[2]
+LINKS = "none: {}\nslow: {rate_bit_s: 20_000_000}\n"
+GRID = """
+name: remote
+model: squeezenet1_1
+num_images: 4
+batch_size: 1
+num_stages: 3
+partition_points: [[2, 5], [3, 5]]
+backend: [socket, rpc]
+link: slow
+in_flight: 2
+repeats: 1
+devices: devices.yaml
+output_dir: out
+"""
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("backend", ["socket", "rpc"])
-def test_a_configuration_over_a_shaped_link_between_remote_devices(sweep, remote, backend):
-    experiment, rows = sweep(backend=backend, link="slow")
-    assert rows["status"].tolist() == ["ok", "ok"], rows["error"].tolist()
-    assert set(rows["link_engine"]) == {"tc"}
-    for _, row in rows.iterrows():
-        assert row["hop0_forward_after_bit_s"] == pytest.approx(20e6 * 1448 / 1500, rel=0.1)
-        assert row["hop0_backward_after_bit_s"] == pytest.approx(20e6 * 1448 / 1500, rel=0.1)
-        assert row["hop0_transfer_s"] >= row["payload_bytes"] * 8 / 20e6 * 0.9
-        crossed = row["payload_bytes"] * experiment.config.total_microbatches
-        assert crossed <= row["stage0_sent_bytes"] <= crossed * 1.15 + 40_000
-        assert row["max_abs_err"] < 1e-3
-    assert remote.left_on() == []
-    for device in remote.devices:
-        shown = remote.net.popen(
-            device.index, ["tc", "qdisc", "show", "dev", "data"], stdin=-3, stdout=-1, text=True
-        ).communicate(timeout=20)[0]
-        assert "htb" not in shown
-        assert "tbf" not in shown
-        assert not list((device.home / ".paretopipe" / "run").iterdir()), "logs and all are gone"
+
+def python(*words):
+    """Run a command of ours as a user does; what it printed."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_from_devices_that_have_nothing_to_a_report_on_both_backends_over_a_shaped_link(
+    start_remote, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "links.yaml").write_text(LINKS)
+    (tmp_path / "grid.yaml").write_text(GRID)
+    with start_remote(num_devices=3) as remote:
+        remote.write(tmp_path / "devices.yaml", python=sys.executable)
+        python("pplib.devices", "setup", "devices.yaml")
+        checked = python("pplib.devices", "check", "devices.yaml")
+        assert "FAIL" not in checked, checked
+        python("pplib.sweep", "grid.yaml")
+        rows = pd.read_csv(tmp_path / "out" / "remote" / "summary.csv")
+        assert len(rows) == 4
+        assert set(rows["status"]) == {"ok"}, rows["error"].tolist()
+        assert set(rows["backend"]) == {"socket", "rpc"}
+        assert set(rows["link_engine"]) == {"tc"}
+        for _, row in rows.iterrows():
+            for hop in (0, 1):
+                assert row[f"hop{hop}_forward_after_bit_s"] == pytest.approx(20e6 * 1448 / 1500, rel=0.1)
+                assert row[f"hop{hop}_backward_after_bit_s"] == pytest.approx(20e6 * 1448 / 1500, rel=0.1)
+                assert row[f"hop{hop}_transfer_s"] >= row[f"hop{hop}_payload_bytes"] * 8 / 20e6 * 0.9
+            total = row["num_microbatches"] + 3 + row["in_flight"] - 1
+            crossed = row["hop0_payload_bytes"] * total
+            assert crossed <= row["stage0_sent_bytes"] <= crossed * 1.15 + 40_000
+            assert row["max_abs_err"] < 1e-3
+        assert (tmp_path / "out" / "remote" / "report.html").stat().st_size > 100_000
+        assert remote.left_on() == []
+        for device in remote.devices:
+            assert not {"htb", "tbf"} & set(qdiscs(remote, device).split())
+            assert not list((device.home / ".paretopipe" / "run").iterdir()), "logs and all are gone"
+
+
+def qdiscs(remote, device):
+    """What shapes a device's data interface."""
+    words = ["tc", "qdisc", "show", "dev", "data"]
+    shown = remote.net.popen(device.index, words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    return shown.communicate(timeout=20)[0]
 
 
 def test_weights_travel_once_and_an_interrupted_transfer_goes_on(sweep, remote):
