@@ -13,11 +13,13 @@ from pplib.runtime import messages as m
 from pplib.runtime.connection import Connection, Deadline, Endpoint, listen
 from pplib.runtime.handshake import CONTROL, WATCH, admit
 from pplib.runtime.strangers import Strangers
+from pplib.runtime.threads import end_unless
 from pplib.runtime.watch import be_watched
 from pplib.runtime.wire import receive_message, send_message
 
 MOST_WAITING = 8  # coordinators that wait for the session, or are being told that it is taken
 MOST_WATCHERS = 8
+LEAVE_S = 30.0  # the main thread may be inside a long operation when a coordinator goes; not for ever
 WAIT_S = 5.0  # how long a coordinator waits for the session before its own to end
 REFUSAL_S = 5.0  # for the first request of one that is refused, and again for the answer
 REFUSAL_BYTES = 65536
@@ -43,6 +45,7 @@ class ControlPort:
         self._socket = listen(endpoint, f"{name}: control port")
         self._strangers = Strangers()
         self._session = threading.Lock()
+        self._over = threading.Event()  # of the present session; a new one for each
         self._waiting = threading.Semaphore(MOST_WAITING)
         self._watchers: deque[Connection] = deque()
         self._watchers_lock = threading.Lock()
@@ -61,10 +64,12 @@ class ControlPort:
 
     def end_session(self) -> None:
         """Let the next coordinator in."""
+        self._over.set()
         self._session.release()
 
     def close(self) -> None:
         """Stop listening."""
+        self._over.set()
         self._closing.set()
         self._socket.close()
 
@@ -82,7 +87,9 @@ class ControlPort:
             elif not self._waiting.acquire(blocking=False):
                 _refuse(connection)  # in its place among the strangers, which are counted too
             elif self._next_in_line(connection, known):
+                self._over = over = threading.Event()
                 self._serve(connection)
+                end_unless(over, LEAVE_S, "leaving a coordinator that is gone")
 
     def _next_in_line(self, connection: Connection, known: Callable[[], None]) -> bool:
         """Wait for the session; whether it is this coordinator's."""

@@ -25,6 +25,7 @@ from pplib.runtime.usage import TotalEnergy, Usage, total_energy
 
 OPEN_TIMEOUT_S = 30.0
 BUILD_TIMEOUT_S = 300.0
+GIVE_UP_S = 10.0  # for a worker that is told to, before its connection is closed
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Coordinator:
         workers: one per stage, in order.
         master: where the members of an rpc group meet; None leaves it to the first worker.
         tunnelled: whether the workers reach each other through a `pplib.testbed.tunnel`.
+
+    Attributes:
+        lost: whether the connection to a worker broke: nothing can be asked of this pipeline any more.
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class Coordinator:
         self.workers = list(workers)
         self._master, self._tunnelled = master, tunnelled
         self._backend: str | None = None
-        self._trial = 0
+        self.lost, self._trial = False, 0
         self._pool = concurrent.futures.ThreadPoolExecutor(len(self.workers), "coordinator")
 
     def __enter__(self) -> Coordinator:
@@ -221,12 +225,14 @@ class Coordinator:
             _abort(workers, futures)
             raise
         if any(not future.done() or future.exception() for future in futures):
+            known = [error for future in futures if future.done() and (error := future.exception()) is not None]
             _abort(workers, futures)
             errors = [error for future in futures if (error := future.exception()) is not None]
-            root = min(errors, key=_depth)
-            if isinstance(root, WorkerLost):
+            if any(isinstance(error, WorkerLost) for error in errors):
+                self.lost = True
                 self._backend = None  # a ring that lost a member is left, not closed: its members cannot agree on it
-            raise root
+            # Who does not let go when told to give up is seldom the cause: only where no other is known.
+            raise min([error for error in known if _depth(error) < 2] or errors, key=_depth)
         return [future.result() for future in futures]
 
 
@@ -235,7 +241,7 @@ def _abort(workers: Sequence[WorkerClient], futures: Sequence[concurrent.futures
         if not future.done():
             with contextlib.suppress(TransportError):  # its own request reports that
                 worker.abort()
-    _, silent = concurrent.futures.wait(futures, timeout=10.0)
+    _, silent = concurrent.futures.wait(futures, timeout=GIVE_UP_S)
     for worker, future in zip(workers, futures, strict=True):
         if future in silent:
             worker.close()  # wakes the request with an error

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from pplib.errors import ParetoPipeError, WorkerError
+from pplib.errors import WeightsError, WorkerError
 
 # PyTorch, oneDNN, the kernel and the C++ library each have words of their own.
-_SIGNS = ("allocate memory", "out of memory", "bad_alloc", "could not create a memory", "can't start new thread")
+_SIGNS = ("allocate memory", "out of memory", "bad_alloc", "could not create a memory")
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def memory_for(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError, OSError, ParetoPipeError) as exc:
+    except (MemoryError, RuntimeError, OSError, WeightsError) as exc:
         said = str(exc).strip().partition("\n")[0] or type(exc).__name__
         if not isinstance(exc, MemoryError) and not any(sign in str(exc).lower() for sign in _SIGNS):
             raise

@@ -20,6 +20,7 @@ from pplib.runtime.gauges import (
     ThrottleGauge,
 )
 from pplib.runtime.sources import Unreadable, open_gpu
+from pplib.runtime.threads import Companion
 from pplib.runtime.usage import Usage
 
 COST_LIMIT = 0.005
@@ -77,7 +78,7 @@ class Monitor:
         self._fields: dict[str, Any] = {}
         self.samples, self._cpu_s, self._duration_s = 0, 0.0, 0.0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
+        self._thread = Companion(self._watch, "monitor")
 
     def __enter__(self) -> Self:
         for gauge in list(self._gauges):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -20,10 +18,11 @@ from torch.distributed import rpc
 from pplib.errors import TransportError
 from pplib.runtime.connection import Deadline
 from pplib.runtime.hops import Inbox
+from pplib.runtime.memory import memory_for
 from pplib.runtime.plan import TensorSpec
+from pplib.runtime.threads import Companion, end_unless
 
 LEAVE_S = 10
-STUCK = 70
 
 _inboxes: dict[str, Inbox] = {}
 
@@ -103,7 +102,8 @@ class RpcHops:
                 )
 
         try:
-            _or_end(join, timeout_s, "joined")
+            with memory_for(f"stage {stage_index} while it joined its neighbours"):
+                _or_end(join, timeout_s, "joining an rpc group")
         except (RuntimeError, ValueError) as exc:
             _inboxes.pop(run, None)
             raise TransportError(f"rpc group at {master[0]}:{master[1]}: {_first_line(exc)}") from exc
@@ -119,16 +119,13 @@ class RpcHops:
         self.abort()
         _inboxes.pop(self._run, None)
         try:
-            _or_end(lambda: rpc.shutdown(graceful=graceful, timeout=LEAVE_S), 2 * LEAVE_S, "left")
+            _or_end(lambda: rpc.shutdown(graceful=graceful, timeout=LEAVE_S), 2 * LEAVE_S, "leaving an rpc group")
         except RuntimeError as exc:
             raise TransportError(f"rpc group: shutdown failed: {_first_line(exc)}") from exc
 
 
 def _or_end(job: Callable[[], None], limit_s: float, what: str) -> None:
-    """Run `job`, or end this process: PyTorch can wait for a member that is gone for ever, and does not let go.
-
-    Whoever looks after this worker starts it again.
-    """
+    """Run `job`, or end this process: PyTorch can wait for a member that is gone for ever, and does not let go."""
     failed: list[Exception] = []
 
     def run() -> None:
@@ -137,13 +134,9 @@ def _or_end(job: Callable[[], None], limit_s: float, what: str) -> None:
         except Exception as exc:  # noqa: BLE001 (raised again below, in the thread that asked)
             failed.append(exc)
 
-    thread = threading.Thread(target=run, name=f"rpc group {what}", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if thread.is_alive():
-        sys.stderr.write(f"the rpc group could not be {what} within {limit_s:.0f} s: this worker ends\n")
-        sys.stderr.flush()
-        os._exit(STUCK)
+    companion = Companion(run, what)
+    companion.start()
+    end_unless(companion.ended, limit_s, what)
     if failed:
         raise failed[0]
 

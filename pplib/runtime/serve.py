@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 
 import msgspec
@@ -73,9 +74,15 @@ def main(backends: tuple[str, ...], arguments: Sequence[str] | None = None) -> i
     ready = Ready(options.name, os.getpid(), name_of(worker.control), worker.data_port)
     sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
     sys.stdout.flush()
-    worker.serve()
-    sys.stderr.flush()
-    os._exit(FORGOTTEN if worker.forgotten else 0)  # an rpc group that lost a member can hang a normal exit
+    status = 1
+    try:
+        worker.serve()
+        status = FORGOTTEN if worker.forgotten else 0
+    except Exception:  # noqa: BLE001 (it is told, and then the end: half a worker would only answer pings)
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)  # an rpc group that lost a member can hang a normal exit
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import queue
 import threading
@@ -17,6 +18,7 @@ from pplib.runtime.connection import Deadline
 from pplib.runtime.hops import POLL_S, Hops
 from pplib.runtime.memory import memory_for
 from pplib.runtime.plan import TensorSpec
+from pplib.runtime.threads import Companion
 
 T = TypeVar("T")
 Runner = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
@@ -155,12 +157,11 @@ class StageLoop:
             for _ in range(self._slots):
                 self._free.put(self._in.allocate())
         threads = [
-            threading.Thread(target=self._guarded, args=(job,), name=job.__name__, daemon=True)
-            for job in (receive, self._send)
+            Companion(functools.partial(self._guarded, job), job.__name__.strip("_")) for job in (receive, self._send)
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             self._compute()
         except Exception as exc:  # noqa: BLE001 (raised again when all threads have ended)
             self._fail(exc)

@@ -21,6 +21,7 @@ from pplib.runtime.hops import Hops
 from pplib.runtime.host import boot_id, describe_host
 from pplib.runtime.inputs import check_fits, receive_inputs
 from pplib.runtime.link_probe import probe
+from pplib.runtime.memory import memory_for
 from pplib.runtime.monitor import Monitor
 from pplib.runtime.settings import WorkerSettings
 from pplib.runtime.stage import BuiltStage, StageBuilder
@@ -248,7 +249,7 @@ class Worker:
             emulated=settings.slowdown > 1,
         )
         try:
-            with monitor:
+            with memory_for(f"stage {i} before it ran"), monitor:
                 length = Length(request.most, request.least, request.limit_s)
                 loop.run(hops, request.trial, length, Deadline(request.timeout_s, "trial"))
         except Exception:

@@ -135,7 +135,7 @@ def _run_all(
                             f"{error} (at {point_label(trial.points)}, repeat {trial.repeat}; trials already done are "
                             "kept; start again to do the rest)"
                         ) from error
-                    if isinstance(error, WorkerLost):
+                    if coordinator.lost or isinstance(error, WorkerLost):
                         break
                     if not remaining or (profile.shaped and remaining[0].repeat != trial.repeat):
                         before, wrong = _measured_link(coordinator, profile)

@@ -38,3 +38,20 @@ def test_what_is_no_lack_of_memory_passes_as_it_is():
         with pytest.raises(type(error)) as caught, memory_for("stage 0"):
             raise error
         assert caught.value is error
+
+
+def test_a_stage_whose_threads_do_not_come_up_fails_with_memory_as_the_cause(monkeypatch):
+    monkeypatch.setattr("pplib.runtime.threads.START_S", 0.1)
+    monkeypatch.setattr("_thread.start_new_thread", lambda job, arguments: 0)  # it dies before its first line
+    loop = StageLoop(
+        lambda tensor: (tensor, 0),
+        stage_index=1,
+        num_stages=2,
+        tensor_in=SPEC,
+        tensor_out=SPEC,
+        result=SPEC,
+        in_flight=1,
+        slots=1,
+    )
+    with pytest.raises(WorkerError, match=r"^stage 1 while it ran: out of memory \(thread receive_inputs did not come"):
+        loop.run(in_process_ring(2)[1], 1, Length(3, 3), Deadline(10, "trial"))

@@ -77,9 +77,9 @@ def test_a_busy_thread_shows_as_cpu_time_of_the_process_and_of_some_core():
 
 def test_the_monitor_reports_its_own_cost_and_ends_its_thread():
     with Monitor(interval_s=0.05) as monitor:
-        assert any(thread.name == "monitor" for thread in threading.enumerate())
+        assert monitor._thread.is_alive()
         wait_for(lambda: monitor.samples >= 3)
-    assert not any(thread.name == "monitor" for thread in threading.enumerate())
+    assert not monitor._thread.is_alive()
     assert 0 < monitor.usage().monitor_cost < 0.2
 
 
@@ -104,9 +104,10 @@ def test_usage_travels_as_json_and_as_msgpack():
 
 
 def test_an_error_inside_the_block_passes_and_the_thread_ends():
-    with pytest.raises(KeyError, match="mine"), Monitor(gauges=[], meters=[]):
+    monitor = Monitor(gauges=[], meters=[])
+    with pytest.raises(KeyError, match="mine"), monitor:
         raise KeyError("mine")
-    assert not any(thread.name == "monitor" for thread in threading.enumerate())
+    assert not monitor._thread.is_alive()
 
 
 @pytest.mark.parametrize("where", ["start", "sample", "finish"])
@@ -175,7 +176,7 @@ def test_a_source_that_hangs_is_given_up(monkeypatch):
     with Monitor(0.001, gauges=[Hanging(fields={"temperature_c": 1.0})], meters=[]) as monitor:
         assert inside.wait(10)
     let_go.set()
-    wait_for(lambda: not any(thread.name == "monitor" for thread in threading.enumerate()))
+    wait_for(lambda: not monitor._thread.is_alive())
     assert monitor.usage().temperature_c is None
     assert "did not answer within 0.05 s" in monitor.usage().notes[0]
 
