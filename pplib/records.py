@@ -111,9 +111,14 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "make room, or choose another output_dir" if full else "choose another output_dir"
-        raise OutputError(f"{path}: cannot be written: {exc.strerror}: {advice}") from exc
+        raise not_written(path, exc) from exc
+
+
+def not_written(path: Path, exc: OSError) -> OutputError:
+    """The error that says why a file of the results could not be written, and what to do."""
+    full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "make room, or choose another output_dir" if full else "choose another output_dir"
+    return OutputError(f"{path}: cannot be written: {exc.strerror or exc}: {advice}")
 
 
 def write_record(path: Path, record: TrialRecord) -> None:

@@ -22,6 +22,7 @@ from pplib.config import Configuration, load_grid, project_path
 from pplib.devices import Testbed, load_testbed
 from pplib.errors import ConfigError, ParetoPipeError, nearest
 from pplib.links import UNSHAPED
+from pplib.records import not_written
 from pplib.sweep.configuration import missing_trials
 from pplib.sweep.experiment import choose_points, count_units
 from pplib.sweep.report import OBJECTIVES
@@ -109,13 +110,14 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     Raises:
         ConfigError: a parameter the notebook does not have.
         NotebookError: a cell failed; its error, and where the executed copy is.
+        OutputError: the executed copy cannot be written.
     """
     known = papermill.inspect_notebook(str(notebook))
     for name in parameters:
         if name not in known:
             raise ConfigError(f"{notebook.name}: {name}: unknown parameter; {nearest(name, known)}")
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
             str(notebook),
             str(output),
@@ -126,6 +128,8 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
         )
     except PapermillExecutionError as exc:
         raise NotebookError(f"{exc.ename.rpartition('.')[2]}: {exc.evalue}\nthe executed copy is {output}") from exc
+    except OSError as exc:
+        raise not_written(output, exc) from exc
     except DeadKernelError as exc:
         raise NotebookError(
             f"the kernel of {notebook.name} died (killed, or out of memory): trials already done are kept; start "
