@@ -80,7 +80,6 @@ class ControlPort:
                 purpose = admit(connection, self._token, (CONTROL, WATCH))
             except TransportError:
                 return  # a stranger learns nothing
-            _notice_when_its_machine_is_gone(sock)
             if purpose == WATCH:
                 known()
                 self._be_watched(connection)
@@ -120,13 +119,3 @@ def _refuse(connection: Connection) -> None:
         # Closing with its request unread would make the kernel throw the answer away.
         receive_message(connection, Deadline(REFUSAL_S, "first request"), REFUSAL_BYTES)
         send_message(connection, m.encode(answer), Deadline(REFUSAL_S, "refusal"))
-
-
-def _notice_when_its_machine_is_gone(sock: socket.socket) -> None:
-    """A peer that lost its power or its network says no goodbye: TCP asks after two silent minutes, and gives up."""
-    if sock.family == socket.AF_UNIX:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 120), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -7,6 +7,8 @@ import socket
 import threading
 from collections.abc import Callable
 
+from pplib.runtime.threads import Companion
+
 MOST = 32
 PATIENCE_S = 1.0  # for the thread of one that was shut to end
 ACCEPT_RETRY_S = 0.1
@@ -59,4 +61,9 @@ class Strangers:
             finally:
                 known()
 
-        threading.Thread(target=run, name=peer, daemon=True).start()
+        try:
+            Companion(run, peer).start()
+        except MemoryError:  # its thread may yet come up, and then finds the connection closed
+            known()
+            with contextlib.suppress(OSError):
+                sock.close()

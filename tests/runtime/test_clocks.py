@@ -24,6 +24,8 @@ from pplib.runtime.stage_loop import Length
 from pplib.runtime.timeline import ALL
 from pplib.sweep.experiment import prepare
 
+pytestmark = pytest.mark.alone
+
 TOKEN = secrets.token_bytes(32)
 TINY = {"model": "tests.models:tiny", "num_images": 8, "batch_size": 2, "in_flight": 2, "partition_points": [2]}
 

@@ -10,6 +10,8 @@ from pplib.records import read_record
 from pplib.sweep.batch import main
 from pplib.sweep.results import read_summary
 
+pytestmark = pytest.mark.alone
+
 
 def run_sweep(tmp_path, grid):
     """Run the command in this process; its exit status."""
@@ -42,6 +44,10 @@ def test_a_grid_becomes_executed_notebooks_a_summary_and_a_report(tmp_path, tiny
     assert {path: path.stat().st_mtime_ns for path in results.glob("*/trials/*")} == before
 
 
+def workers_here():
+    return {one.pid for one in psutil.Process().children() if "worker" in str(one.cmdline())}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -57,8 +63,9 @@ def test_a_grid_becomes_executed_notebooks_a_summary_and_a_report(tmp_path, tiny
     ],
 )
 def test_bad_input_ends_in_one_clear_error_before_any_worker_starts(tmp_path, tiny, links, change, message, capsys):
+    before = workers_here()
     assert run_sweep(tmp_path, {**tiny, **change}) == 1
     said = capsys.readouterr().err
     assert message in " ".join(said.split()), said
     assert "Traceback" not in said
-    assert not [one for one in psutil.Process().children() if "worker" in str(one.cmdline())]
+    assert workers_here() == before

@@ -19,6 +19,8 @@ from pplib.sweep.configuration import missing_trials, run_missing, run_once, sch
 from pplib.sweep.experiment import prepare
 from pplib.sweep.results import drop_details, read_records, read_summary, timeline_frame, write_summary
 
+pytestmark = pytest.mark.alone
+
 CONTRACT = [
     "model",
     "backend",

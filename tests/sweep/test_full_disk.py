@@ -16,6 +16,8 @@ from pplib.sweep.configuration import run_missing
 from pplib.sweep.experiment import prepare
 from tests.testbed.strikes import small_disk
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = [sys.executable, "-m", "pplib.sweep", "grid.yaml"]
 
@@ -26,7 +28,7 @@ def run(folder):
 
 
 @pytest.mark.timeout(300)
-def test_a_grid_on_a_full_disk_ends_with_what_to_do_and_goes_on_when_there_is_room(tiny, tmp_path):
+def test_a_grid_on_a_full_disk_ends_with_what_to_do_and_goes_on_when_there_is_room(tiny, shared_workers, tmp_path):
     if os.geteuid() != 0:
         return  # an ordinary user cannot make a small disk
     out = tmp_path / "out"

@@ -17,6 +17,8 @@ import yaml
 from pplib.records import read_record
 from pplib.sweep.batch import NOTEBOOKS
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 200
 SWEEP = [sys.executable, "-m", "pplib.sweep"]

@@ -16,6 +16,8 @@ from pplib.sweep.results import read_records, timeline_frame
 from pplib.testbed import namespaces, session
 from pplib.testbed.keeper import Offers
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def run(tiny, links):

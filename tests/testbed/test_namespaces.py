@@ -24,7 +24,7 @@ from pplib.testbed.namespaces import choose_engine, namespaces, supported
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 60.0
 reason = supported()
-pytestmark = pytest.mark.skipif(reason is not None, reason=f"no network namespaces here: {reason}")
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(reason is not None, reason=f"no network namespaces here: {reason}")]
 ENGINES = [
     pytest.param(engine, marks=pytest.mark.skipif(bool(lack), reason=f"no {engine} engine here: {lack}"))
     for engine, lack in (("userspace", room._offers().userspace), ("tc", room._offers().tc))

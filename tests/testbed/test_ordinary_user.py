@@ -1,4 +1,4 @@
-"""The same engines for a user without any right: the namespace tests again, as nobody."""
+"""The same engines and devices for a user without any right: their tests again, as somebody."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 HERE = Path(__file__).resolve().parent
-NOBODY = 65534
-ENGINES = ("testbed/test_namespaces.py", "reach_each_other or (every_hop and 3) or (nothing_is_left and kill)")
-TRIALS = ("sweep/test_links.py", "every_byte_crosses")
+SOMEBODY = 54_321  # a user of the test's own: nobody may not log in anywhere
+# What to run of each file, and how many tests that is.
+WORTH_IT = {
+    "testbed/test_namespaces.py": ("reach_each_other or (every_hop and 3) or (nothing_is_left and kill)", None),
+    "sweep/test_links.py": ("every_byte_crosses", 2),
+    "testbed/test_remote_ssh.py": (
+        "runs_on_the_device or unknown_host_key or switched_off or whole_under_its_name or shaped_over_ssh or "
+        "nothing_is_left_when or closing_leaves",
+        7,
+    ),
+}
 
 
 def closed_folders(paths):
@@ -26,7 +36,7 @@ def closed_folders(paths):
 
 def script(paths, inner, scratch):
     """A shell script for a mount namespace in which `paths` can be reached by everybody, and nothing else is opened."""
-    lines = ["set -e", "mount --make-rprivate /"]
+    lines = ["set -e", "mount --make-rprivate /", f"mount --bind {scratch}/passwd /etc/passwd"]
     for i, path in enumerate(paths):
         lines += [f"mkdir {scratch}/{i}", f"mount --bind {shlex.quote(str(path))} {scratch}/{i}"]
     for folder in closed_folders(paths):
@@ -38,27 +48,33 @@ def script(paths, inner, scratch):
                     f"mount --bind {scratch}/{i} {shlex.quote(str(path))}",
                 ]
     lines.append(f"cd {shlex.quote(str(HERE.parents[1]))}")
-    lines.append(f"exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --no-new-privs {shlex.join(inner)}")
+    lines.append(
+        f"exec setpriv --reuid {SOMEBODY} --regid {SOMEBODY} --clear-groups --no-new-privs {shlex.join(inner)}"
+    )
     return "\n".join(lines)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are a feature of Linux")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("file", "worth_it"), [ENGINES, TRIALS], ids=["engines", "trials"])
-def test_emulated_links_work_for_an_ordinary_user(file, worth_it):
+@pytest.mark.parametrize("file", WORTH_IT)
+def test_emulated_links_and_devices_over_ssh_work_for_an_ordinary_user(file):
     if os.geteuid() != 0:
         return  # then the tests themselves have shown it
-    scratch = tempfile.mkdtemp()
+    worth_it, count = WORTH_IT[file]
+    scratch = Path(tempfile.mkdtemp())
     try:
-        home = Path(scratch) / "home"
+        home = scratch / "home"
         home.mkdir()
-        Path(scratch).chmod(0o755)
+        scratch.chmod(0o755)
         home.chmod(0o777)
+        entry = f"somebody:*:{SOMEBODY}:{SOMEBODY}::{home}:/bin/sh\n"
+        (scratch / "passwd").write_text(Path("/etc/passwd").read_text() + entry)
+        (scratch / "passwd").chmod(0o644)
         inner = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
         inner += ["--basetemp", str(home / "tmp"), str(HERE.parent / file), "-k", worth_it]
         paths = list(dict.fromkeys([HERE.parents[1], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()]))
         done = subprocess.run(
-            ["unshare", "--mount", "sh", "-c", script(paths, inner, scratch)],
+            ["unshare", "--mount", "sh", "-c", script(paths, inner, str(scratch))],
             env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
@@ -69,5 +85,6 @@ def test_emulated_links_work_for_an_ordinary_user(file, worth_it):
         shutil.rmtree(scratch)
     if "Operation not permitted" in done.stderr and not done.stdout:
         pytest.skip(f"this root may not mount, so it cannot open the interpreter to another user: {done.stderr}")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout, done.stdout[-4000:]
+    assert count is None or f"{count} passed" in done.stdout, done.stdout[-4000:]

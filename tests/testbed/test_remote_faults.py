@@ -25,6 +25,8 @@ from tests.testbed.faults import (
 )
 from tests.testbed.strikes import run_files
 
+pytestmark = pytest.mark.alone
+
 OWNER = Path(__file__).resolve().parent / "session_owner.py"
 SILENT_S = FORGOTTEN_S = 6.0
 # The deadline of a trial is this and some seconds. With sockets a dead link is noticed before it, with rpc at it.

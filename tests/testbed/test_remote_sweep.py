@@ -14,6 +14,8 @@ import pytest
 from pplib.errors import WorkerError
 from pplib.testbed.session import VARIABLE, open_pipeline, workers_up
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[2]
 LINKS = "none: {}\nslow: {rate_bit_s: 20_000_000}\n"
 GRID = """

@@ -21,6 +21,8 @@ from pplib.testbed.remote import RemoteWorker
 from pplib.testbed.ssh import shell_path
 from pplib.testbed.tunnel import tunnels
 
+pytestmark = pytest.mark.alone
+
 LIMIT_S = 60.0
 OWN = "# mine\n\nssh-ed25519 AAAA me@laptop"  # without a newline at its end
 
