@@ -11,6 +11,8 @@ import msgspec
 from pplib.decode import decode, read_yaml
 from pplib.errors import ConfigError, nearest
 
+MOST_DELAY_S = 1.0  # the handshake of two workers has 5 s for its round trips
+
 
 class Direction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One direction of a link.
@@ -22,8 +24,8 @@ class Direction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         rate_bit_s: what the link carries, headers of IP and TCP included; None is unlimited.
     """
 
-    delay_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
-    jitter_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
+    delay_s: Annotated[float, msgspec.Meta(ge=0, le=MOST_DELAY_S)] = 0.0
+    jitter_s: Annotated[float, msgspec.Meta(ge=0, le=MOST_DELAY_S)] = 0.0
     loss: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     rate_bit_s: Annotated[float, msgspec.Meta(ge=8000, le=1e12)] | None = None
 

@@ -69,8 +69,8 @@ class ControlPort:
 
     def close(self) -> None:
         """Stop listening."""
-        self._over.set()
         self._closing.set()
+        self._over.set()
         self._socket.close()
 
     def _converse(self, sock: socket.socket, peer: str, known: Callable[[], None]) -> None:
@@ -88,7 +88,8 @@ class ControlPort:
             elif self._next_in_line(connection, known):
                 self._over = over = threading.Event()
                 self._serve(connection)
-                end_unless(over, LEAVE_S, "leaving a coordinator that is gone")
+                if not self._closing.is_set():  # else nobody is there to end the session, nor to be let in
+                    end_unless(over, LEAVE_S, "leaving a coordinator that is gone")
 
     def _next_in_line(self, connection: Connection, known: Callable[[], None]) -> bool:
         """Wait for the session; whether it is this coordinator's."""

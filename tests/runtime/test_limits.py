@@ -207,3 +207,19 @@ def test_a_tensor_is_allocated_when_its_turn_comes_not_when_it_is_announced(monk
 
 
 original = TensorSpec.allocate
+
+
+def test_a_coordinator_whose_turn_comes_when_the_worker_ends_does_not_end_the_process(monkeypatch):
+    monkeypatch.setattr(control_port, "LEAVE_S", 0.5)
+    monkeypatch.setattr(control_port, "end_unless", lambda done, limit_s, what: ended.append(not done.wait(limit_s)))
+    ended, begun = [], threading.Event()
+    port = control_port.ControlPort("w", ("127.0.0.1", 0), TOKEN, lambda connection: begun.set(), lambda: None)
+    port.close()
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(theirs):
+        thread = threading.Thread(target=port._converse, args=(ours, "late", lambda: None))
+        thread.start()
+        greet(Connection(theirs, "w"), TOKEN, CONTROL)
+        thread.join(10)
+    assert begun.is_set()
+    assert ended == []
