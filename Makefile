@@ -18,7 +18,7 @@ test: $(STAMP)
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/mypy
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb
-	@$(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 	@$(BIN)/python -m pytest -m alone
 
 lab: $(STAMP)
