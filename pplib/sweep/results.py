@@ -26,6 +26,8 @@ def claim_folder(config: Configuration, testbed: Testbed) -> None:
     ours = {**config.measured(), "devices": plain(testbed)["devices"]}
     if config.link_profile.shaped:
         ours["link_profile"] = plain(config.link_profile)
+    if testbed.tunnel != "none":
+        ours["tunnel"] = testbed.tunnel
     if path.exists():
         try:
             theirs: dict[str, Any] = msgspec.json.decode(path.read_bytes())

@@ -72,7 +72,8 @@ def links_section(summary: pd.DataFrame) -> Section:
     title, links = "Link: requested against measured", link_table(summary)
     if links.empty:
         return Section(title, "These results hold no measurements of their links.")
-    return Section(title, _LINKS, table=requested_and_measured(links))
+    tunnelled = "link_tunnel" in summary.columns and (summary["link_tunnel"] == "ssh").any()
+    return Section(title, _LINKS + (_TUNNELLED if tunnelled else ""), table=requested_and_measured(links))
 
 
 def moving_section(points: pd.DataFrame, objectives: Mapping[str, str]) -> Section:
@@ -127,6 +128,10 @@ _POINTS = (
     "3 and 94 % for 5. From six on, 95 % is nominal: of simulated medians of 6 to 15 repeats, 86 to 94 % were inside."
 )
 _UNSTEADY = "The figures of these trials may not be believed; why, and what to do about it, stands beside each."
+_TUNNELLED = (
+    " All of it, trials and measurements alike, went through SSH (`tunnel: ssh` in the device file): what that costs is "
+    "in every figure."
+)
 _LINKS = (
     "Round trip and rate were measured over the link itself, before a block of trials and after it: the median over "
     "configurations, and in brackets the smallest and the largest of all. A requested rate counts all headers, a "

@@ -6,18 +6,21 @@ import dataclasses
 import re
 import signal
 import threading
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 
 from pplib.config import configuration
+from pplib.devices import load_testbed
 from pplib.errors import OutputError, TrialError
 from pplib.records import read_record, trial_path, write_record
 from pplib.sweep.configuration import missing_trials, run_missing, run_once, schedule
 from pplib.sweep.experiment import prepare
-from pplib.sweep.results import drop_details, read_records, read_summary, timeline_frame, write_summary
+from pplib.sweep.results import claim_folder, drop_details, read_records, read_summary, timeline_frame, write_summary
 
 pytestmark = pytest.mark.alone
 
@@ -103,6 +106,15 @@ def test_trials_of_other_parameters_are_never_mixed_and_the_difference_is_named(
     other = prepare(configuration({**tiny, "partition_points": [2], "repeats": 1, "seed": 5}))
     with pytest.raises(OutputError, match=r"cannot be compared with these \(seed: 0 there, 5 here\)"):
         run_missing(other, progress=False)
+
+
+def test_trials_through_a_tunnel_are_never_mixed_with_others(tiny):
+    config = configuration(tiny)
+    plain = load_testbed(Path(tiny["devices"]))
+    claim_folder(config, plain)
+    with pytest.raises(OutputError, match=r"cannot be compared with these \(tunnel: None there, 'ssh' here\)"):
+        claim_folder(config, msgspec.structs.replace(plain, tunnel="ssh"))
+    claim_folder(config, plain)
 
 
 def test_a_pipeline_that_computes_something_else_is_a_failed_trial_and_not_a_result(tiny, shared_workers):

@@ -117,6 +117,12 @@ def test_links_are_shown_as_requested_and_as_measured_in_ms_and_mbit(two_links):
     assert ("none", "loss (%)") not in table.index
 
 
+def test_links_through_a_tunnel_are_said_to_be(two_links):
+    summary = with_links(two_links)
+    for tunnel, said in (("none", False), ("ssh", True)):
+        assert ("went through SSH" in links_section(summary.assign(link_tunnel=tunnel)).text) is said
+
+
 def test_results_without_measured_links_leave_a_sentence_and_no_table(two_links):
     found = links_section(two_links)
     assert found.table is None
