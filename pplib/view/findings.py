@@ -129,8 +129,8 @@ _POINTS = (
 )
 _UNSTEADY = "The figures of these trials may not be believed; why, and what to do about it, stands beside each."
 _TUNNELLED = (
-    " All of it, trials and measurements alike, went through SSH (`tunnel: ssh` in the device file): what that costs is "
-    "in every figure."
+    " All of it, trials and measurements alike, went through SSH (`tunnel: ssh` in the device file): what that costs "
+    "is in every figure."
 )
 _LINKS = (
     "Round trip and rate were measured over the link itself, before a block of trials and after it: the median over "
