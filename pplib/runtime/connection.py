@@ -112,11 +112,9 @@ class Connection:
     def tcp_info(self) -> bytes:
         """The kernel's `struct tcp_info` of this connection; empty where there is none."""
         option = getattr(socket, "TCP_INFO", None)
-        return (
-            b""
-            if option is None or self._sock.family == socket.AF_UNIX
-            else self._sock.getsockopt(socket.IPPROTO_TCP, option, 256)
-        )
+        if option is None or self._sock.family == socket.AF_UNIX:
+            return b""
+        return self._sock.getsockopt(socket.IPPROTO_TCP, option, 256)
 
     def _check(self, deadline: Deadline) -> None:
         try:

@@ -79,6 +79,4 @@ def receive_message(
         raise ProtocolError(f"{connection.peer}: sent something that is no control message")
     if count > limit:
         raise ProtocolError(f"{connection.peer}: announced a message of {count} bytes; at most {limit} are allowed")
-    content = bytearray(count)
-    connection.receive_into(memoryview(content), rest)
-    return bytes(content)
+    return connection.receive(count, rest)

@@ -19,6 +19,7 @@ from pplib.testbed.facts import resolve
 from pplib.testbed.local import write_ending
 from pplib.testbed.parallel import all_or_error, for_each
 from pplib.testbed.remote import RemoteWorker
+from pplib.testbed.shipping import python_command
 from pplib.testbed.ssh import shell_path
 
 OPEN_S = 30.0
@@ -182,8 +183,9 @@ class Tunnel:
         channel.settimeout(None)
 
     def _check(self) -> None:
-        words = shlex.join(["python3", "-I", "-S", "-c", _ANSWERS, self._socket])
-        done = self._here.machine.run(["sh", "-c", f"cd -- {shell_path(self._here.folder_there)} && {words}"])
+        words = python_command(self._here.device, ["-I", "-S", "-c", _ANSWERS, self._socket], fallback=True)
+        inner = f"cd -- {shell_path(self._here.folder_there)} && {shlex.join(words)}"
+        done = self._here.machine.run(["sh", "-c", inner])
         if done.returncode:
             raise self._error(done.stderr.strip().rpartition("\n")[2])
 
