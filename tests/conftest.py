@@ -27,7 +27,8 @@ def _own_cache(tmp_path_factory):
 def _session(shaped):
     """Two workers on this machine, up until the context ends; a test uses them only if it asks."""
     from pplib.devices import load_testbed
-    from pplib.testbed.session import VARIABLE, workers_up
+    from pplib.testbed.session import workers_up
+    from pplib.testbed.session_file import VARIABLE
 
     with workers_up(load_testbed(ROOT / "params" / "devices" / "local.yaml"), ["socket", "rpc"], shaped) as session:
         del os.environ[VARIABLE]

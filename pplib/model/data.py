@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from torchvision.datasets import CIFAR10
 
 from pplib.errors import DataError, nearest
 from pplib.model.zoo import IMAGENET_MEAN, IMAGENET_STD, input_shape, preprocessing
@@ -83,6 +82,8 @@ def _open(path: Path) -> Image.Image:
 
 
 def _cifar10(root: str | None, count: int, download: bool) -> Iterator[Image.Image]:
+    from torchvision.datasets import CIFAR10
+
     if not root:
         raise DataError("dataset: cifar10: set CIFAR10_PATH (in .env) to the folder that holds cifar-10-batches-py")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import inspect
 import os
 import traceback
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import fx, nn
 
 from pplib.errors import ModelError
 
-_LIBRARIES = tuple(str(Path(str(module.__file__)).parent) + os.sep for module in (torch, torchvision))
+_LIBRARIES = tuple(
+    str(Path(spec.origin).parent) + os.sep
+    for name in ("torch", "torchvision")
+    if (spec := importlib.util.find_spec(name)) is not None and spec.origin
+)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torchvision.models import VGG, AlexNet, Inception3, MobileNetV2, MobileNetV3, ResNet
-from torchvision.models.resnet import BasicBlock
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
@@ -25,10 +23,15 @@ def unit_names(model: nn.Module) -> list[str]:
     >>> unit_names(alexnet())[:2], len(unit_names(alexnet()))
     (['features.0', 'features.1'], 13)
     """
-    for kinds, rule in _RULES:
-        if isinstance(model, kinds):
+    for name, rule in _RULES.items():
+        if _is_a(model, name):
             return rule(model)
     return _generic(model)
+
+
+def _is_a(module: nn.Module, name: str) -> bool:
+    """As isinstance, by the class's qualified name: the library of the class need not be there."""
+    return any(f"{one.__module__}.{one.__qualname__}" == name for one in type(module).__mro__)
 
 
 def _features(model: nn.Module) -> list[str]:
@@ -43,7 +46,7 @@ def _resnet(model: nn.Module) -> list[str]:
         for layer in ("layer1", "layer2", "layer3", "layer4")
         for name, _ in getattr(model, layer).named_children()
     ]
-    if isinstance(model.layer1[0], BasicBlock):  # type: ignore[index]
+    if _is_a(model.layer1[0], "torchvision.models.resnet.BasicBlock"):  # type: ignore[index, arg-type]
         return [*blocks, "avgpool"]
     return ["conv1", *blocks]
 
@@ -53,11 +56,14 @@ def _inception(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_children() if name not in ("AuxLogits", "fc")]
 
 
-_RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[nn.Module], list[str]]], ...] = (
-    ((MobileNetV2, MobileNetV3, VGG, AlexNet), _features),
-    ((ResNet,), _resnet),
-    ((Inception3,), _inception),
-)
+_RULES: dict[str, Callable[[nn.Module], list[str]]] = {
+    "torchvision.models.mobilenetv2.MobileNetV2": _features,
+    "torchvision.models.mobilenetv3.MobileNetV3": _features,
+    "torchvision.models.vgg.VGG": _features,
+    "torchvision.models.alexnet.AlexNet": _features,
+    "torchvision.models.resnet.ResNet": _resnet,
+    "torchvision.models.inception.Inception3": _inception,
+}
 
 
 def _generic(model: nn.Module) -> list[str]:

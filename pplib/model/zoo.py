@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torchvision import transforms
 
 from pplib.errors import ModelError, WeightsError, nearest
 from pplib.model.calibrate import calibrate_batch_norm, wake_silent_layers
@@ -122,6 +120,8 @@ def preprocessing(name: str) -> Callable[[Any], torch.Tensor]:
     own = getattr(_user_function(name), "preprocessing", None) if ":" in name else None
     if own is not None:
         return own  # type: ignore[no-any-return]
+    from torchvision import transforms
+
     _, height, width = input_shape(name)
     return transforms.Compose(  # type: ignore[no-any-return]
         [
@@ -135,7 +135,8 @@ def preprocessing(name: str) -> Callable[[Any], torch.Tensor]:
 
 def model_names() -> list[str]:
     """torchvision's classification models, sorted."""
-    return sorted(torchvision.models.list_models(module=torchvision.models))
+    library = _torchvision_models()
+    return sorted(library.list_models(module=library))
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -168,7 +169,7 @@ def _construct(name: str, weights: str, num_classes: int | None) -> nn.Module:
         options["image_size"] = input_shape(name)[1]
     if _default_weights(name) is None:
         raise ModelError(f"unknown model {name!r}; {nearest(name, model_names())}; or `package.module:function`")
-    model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    model: nn.Module = _torchvision_models().get_model(name, weights=None, **options)
     return model
 
 
@@ -203,7 +204,8 @@ def _user_function(name: str) -> Callable[..., Any]:
     except Exception as exc:
         raise ModelError(
             f"{name}: cannot import {module_name!r}: {type(exc).__name__}: {exc}; "
-            "its folder must be on PYTHONPATH, on every device"
+            "its folder must be on PYTHONPATH; on remote devices its own files are brought, packages that it needs "
+            "must be installed"
         ) from exc
     function = getattr(module, attribute, None)
     if not callable(function):
@@ -214,6 +216,13 @@ def _user_function(name: str) -> Callable[..., Any]:
 
 def _default_weights(name: str) -> Any:
     """The entry of torchvision's DEFAULT weights (an enum member), or None when it has no such model."""
-    if name not in torchvision.models.list_models(module=torchvision.models):
+    if ":" in name or name not in model_names():
         return None
-    return torchvision.models.get_model_weights(name).DEFAULT
+    return _torchvision_models().get_model_weights(name).DEFAULT
+
+
+def _torchvision_models() -> Any:
+    """Imported where it is needed: it takes seconds and much memory, and a user's own model may do without."""
+    from torchvision import models
+
+    return models

@@ -94,7 +94,8 @@ def _run_configurations(configurations: Sequence[Configuration], testbed: Testbe
     if not configurations:
         return
     backends = sorted({config.backend for config in configurations})
-    with workers_up(testbed, backends, shaped) as session:
+    models = sorted({config.model for config in configurations})
+    with workers_up(testbed, backends, shaped, models) as session:
         for config in configurations:
             session.set_link(config.link_profile)
             execute(

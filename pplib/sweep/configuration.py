@@ -115,7 +115,7 @@ def _run_all(
         if failures >= failures_allowed:
             raise error
 
-    with workers_up(experiment.testbed, [config.backend], profile.shaped) as session:
+    with workers_up(experiment.testbed, [config.backend], profile.shaped, [config.model]) as session:
         session.set_link(profile)
         while remaining or unsettled:
             with _outside_trials(count_failure), session.pipeline(config.num_stages) as coordinator:

@@ -16,7 +16,7 @@ from pplib.testbed.facts import Clock, Facts, Hop, clock_of, facts_of, measure_h
 from pplib.testbed.machine import Machine, ThisMachine, machine_of
 from pplib.testbed.namespaces import choose_engine
 from pplib.testbed.parallel import for_each
-from pplib.testbed.shipping import Status, code_hash, python_path, status_of
+from pplib.testbed.shipping import Status, our_code, python_path, status_of
 from pplib.testbed.ssh import SshDevice
 
 DEVICE_S = 200.0
@@ -174,9 +174,9 @@ def _torch(device: Device, facts: Facts) -> Finding:
 
 
 def _code(status: Status | None) -> Finding:
-    if status is None or status.code == code_hash():
-        return Finding("code", "ok", code_hash()[:8] if status else "this one")
-    text = f"{status.code[:8]}, not {code_hash()[:8]}" if status.code else f"no {code_hash()[:8]}"
+    if status is None or status.code == our_code().hash:
+        return Finding("code", "ok", our_code().hash[:8] if status else "this one")
+    text = f"{status.code[:8]}, not {our_code().hash[:8]}" if status.code else f"no {our_code().hash[:8]}"
     return Finding("code", "fail", text, "it has not the code that runs here: run `setup`")
 
 

@@ -14,9 +14,10 @@ from pplib.devices import Device
 from pplib.errors import TransportError, WorkerError
 from pplib.runtime.serve import FORGOTTEN, Ready
 from pplib.testbed.bridge import Bridge
+from pplib.testbed.bundle import Bundle
 from pplib.testbed.facts import resolve
 from pplib.testbed.local import SILENT, arguments_of, write_ending
-from pplib.testbed.shipping import FOLDER, code_hash, python_command, status_of
+from pplib.testbed.shipping import FOLDER, our_code, python_command, status_of
 from pplib.testbed.ssh import SshDevice, shell_path
 
 FORGOTTEN_AFTER_S = 45
@@ -68,6 +69,7 @@ class RemoteWorker:
         script: `socket_worker` or `rpc_worker`.
         folder: of this run, here: the end of the bridge, and the worker's log when it is lost.
         tunnelled: whether its data port is open on loopback only, too, and stays the same when it is started again.
+        models: the code of the user's own models, if there are any: brought to the device where it lacks it.
     """
 
     def __init__(
@@ -78,11 +80,12 @@ class RemoteWorker:
         script: str,
         folder: Path,
         tunnelled: bool = False,
+        models: Bundle | None = None,
     ) -> None:
         self.device, self.cores, self._tunnelled = device, tuple(cores), tunnelled
         self.control, self.log = str(folder / f"{device.name}.control"), folder / f"{device.name}.log"
         self.machine = SshDevice(device)
-        self._token, self._script = token, script
+        self._token, self._script, self._bundles = token, script, [models] if models else []
         self.run_id = secrets.token_hex(8)
         self.folder_there = f"{FOLDER}/run/{self.run_id}"
         self.data_port = device.data_port
@@ -97,11 +100,13 @@ class RemoteWorker:
             WorkerError: it was not set up, or the worker ended or was silent for too long; with its log.
         """
         status = status_of(self.machine)
-        if not status.python or status.code != code_hash():
+        if not status.python or status.code != our_code().hash:
             raise WorkerError(
                 f"{self.device.name}: not set up for this version: run `python -m pplib.devices setup` with this "
                 "device file"
             )
+        for bundle in self._bundles:
+            bundle.put_where_missing(self.machine)
         words = {
             "--control": "127.0.0.1:0",
             "--host": "127.0.0.1" if self._tunnelled else resolve(self.device),
@@ -111,7 +116,7 @@ class RemoteWorker:
         arguments = ["-m", f"workers.{self._script}", *arguments_of(self.device, self.cores, words)]
         threads = str(self.device.threads)
         command = ["env", f"OMP_NUM_THREADS={threads}", f"MKL_NUM_THREADS={threads}"]
-        command += python_command(self.device, arguments)
+        command += python_command(self.device, arguments, bundles=self._bundles)
         inner = shlex.join(["sh", str(round(timeout_s * 5)), *command])
         done = self.machine.run(
             ["sh", "-c", f"set -- {shell_path(self.folder_there)} {inner.removeprefix('sh ')}\n{_START}"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import secrets
 import tempfile
@@ -23,44 +22,24 @@ from pplib.devices import Testbed, assign_cores
 from pplib.environment import load_environment
 from pplib.errors import ConfigError, HandshakeError, ParetoPipeError, TransportError, WorkerError
 from pplib.links import UNSHAPED, LinkProfile
-from pplib.records import write_atomic
 from pplib.runtime.client import WorkerClient
 from pplib.runtime.connection import endpoint_of
 from pplib.runtime.coordinator import Coordinator
 from pplib.runtime.messages import Stop
+from pplib.testbed.bundle import Bundle
 from pplib.testbed.local import LocalWorker, last_words, script_of
 from pplib.testbed.machine import machine_of
+from pplib.testbed.model_code import model_code
 from pplib.testbed.namespaces import Namespaces, namespaces
 from pplib.testbed.parallel import all_or_error, for_each
 from pplib.testbed.remote import RemoteWorker
 from pplib.testbed.remote_link import RemoteLink
+from pplib.testbed.session_file import VARIABLE, Address, SessionFile, digest, read_session
 from pplib.testbed.supervisor import SILENT_S, Supervisor
 from pplib.testbed.tunnel import tunnels
 
-VARIABLE = "PARETOPIPE_SESSION"
 _OWN: dict[str, Session] = {}  # those that this process has opened, by the path of their file
 RETRY_S = 0.3
-
-
-class Address(msgspec.Struct, frozen=True):
-    """Where one worker is."""
-
-    name: str
-    control: str
-    log: str
-
-
-class SessionFile(msgspec.Struct, frozen=True):
-    """What a process needs to use the workers of its parent, and how the link is shaped now."""
-
-    testbed: str
-    token: str
-    backends: list[str]
-    workers: list[Address]
-    ready_timeout_s: float
-    engine: str
-    tunnel: str
-    link: LinkProfile
 
 
 class Session:
@@ -99,7 +78,7 @@ class Session:
         elif profile.shaped:
             raise ConfigError(f"link {profile.name}: the workers of this session are on plain localhost")
         self.told = msgspec.structs.replace(self.told, link=profile)
-        write_atomic(self.path, msgspec.json.encode(self.told), mode=0o600)
+        self.told.write(self.path)
 
     @contextlib.contextmanager
     def pipeline(self, num_stages: int) -> Iterator[Coordinator]:
@@ -164,12 +143,10 @@ class Session:
                 time.sleep(RETRY_S)
 
 
-def _digest(testbed: Testbed) -> str:
-    return hashlib.sha256(msgspec.json.encode(testbed)).hexdigest()
-
-
 @contextlib.contextmanager
-def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) -> Iterator[Session]:
+def workers_up(
+    testbed: Testbed, backends: Sequence[str], shaped: bool = False, models: Sequence[str] = ()
+) -> Iterator[Session]:
     """Have the workers of `testbed` running: those of the surrounding session, or new ones.
 
     Args:
@@ -177,23 +154,25 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
         backends: what they must offer.
         shaped: whether the link between them is to be shaped; devices on this machine then have a
             network of their own each.
+        models: the names of those that will run; the code of the user's own is brought to remote devices.
 
     Raises:
         WorkerError: a worker did not start.
         TransportError: a device cannot be reached.
-        ConfigError: the surrounding session is of another device file or lacks a backend; or this
-            machine cannot emulate links.
+        ConfigError: the surrounding session is of another device file, or lacks a backend or the code of
+            a model; or this machine cannot emulate links.
     """
     inherited = os.environ.get(VARIABLE)
+    remote = any(device.remote for device in testbed.devices)
+    code = model_code(models) if remote else None
     if inherited:
-        told = _inherit(Path(inherited), testbed, backends)
+        told = read_session(Path(inherited), testbed, backends, code)
         yield _OWN.get(inherited) or Session(told, Path(inherited), None, True)
         return
     for backend in backends:
         testbed.check_backend(backend)
     token, devices = secrets.token_bytes(32), testbed.devices
     with contextlib.ExitStack() as stack:
-        remote = any(device.remote for device in devices)
         shaper: Namespaces | RemoteLink | None = None
         if shaped and remote:
             machines = [machine_of(device) for device in devices]
@@ -204,9 +183,10 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
         elif shaped:
             shaper = stack.enter_context(namespaces(len(devices), engine=testbed.link_engine))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="paretopipe-")))  # mode 0700
-        workers = _start(testbed, token, backends, folder, shaper if isinstance(shaper, Namespaces) else None, stack)
+        net = shaper if isinstance(shaper, Namespaces) else None
+        workers = _start(testbed, token, backends, folder, net, code, stack)
         told = SessionFile(
-            testbed=_digest(testbed),
+            testbed=digest(testbed),
             token=token.hex(),
             backends=list(backends),
             workers=[Address(worker.device.name, worker.control, str(worker.log)) for worker in workers],
@@ -214,11 +194,12 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
             engine="none" if shaper is None else "tc" if isinstance(shaper, RemoteLink) else shaper.engine,
             tunnel=testbed.tunnel,
             link=UNSHAPED,
+            model_files=code.digests if code else {},
         )
         if testbed.tunnel == "ssh":
             stack.enter_context(tunnels([worker for worker in workers if isinstance(worker, RemoteWorker)]))
         path = folder / "session.json"
-        write_atomic(path, msgspec.json.encode(told), mode=0o600)
+        told.write(path)
         os.environ[VARIABLE] = str(path)
         stack.callback(os.environ.pop, VARIABLE, None)
         _OWN[str(path)] = session = Session(told, path, shaper, False)
@@ -232,12 +213,13 @@ def _start(
     backends: Sequence[str],
     folder: Path,
     net: Namespaces | None,
+    code: Bundle | None,
     stack: contextlib.ExitStack,
 ) -> list[LocalWorker | RemoteWorker]:
     """Start all workers at once, and have them looked after until `stack` unwinds: then they end, all at once."""
     script, limit_s = script_of(backends), testbed.ready_timeout_s
     workers: list[LocalWorker | RemoteWorker] = [
-        RemoteWorker(device, cores, token, script, folder, tunnelled=testbed.tunnel == "ssh")
+        RemoteWorker(device, cores, token, script, folder, testbed.tunnel == "ssh", code)
         if device.remote
         else LocalWorker(device, cores, token, script, folder, net.place(i) if net else None)
         for i, (device, cores) in enumerate(zip(testbed.devices, assign_cores(testbed.devices), strict=True))
@@ -252,22 +234,13 @@ def _start(
     return workers
 
 
-def _inherit(path: Path, testbed: Testbed, backends: Sequence[str]) -> SessionFile:
-    try:
-        session = msgspec.json.decode(path.read_bytes(), type=SessionFile)
-    except (OSError, msgspec.DecodeError) as exc:
-        raise ConfigError(f"{VARIABLE}={path}: no session there ({exc}): unset the variable") from exc
-    if session.testbed != _digest(testbed) or not set(backends) <= set(session.backends):
-        raise ConfigError(
-            f"{VARIABLE}={path}: that session has other devices, or lacks one of {', '.join(backends)}: "
-            "unset the variable to start workers of your own"
-        )
-    return session
-
-
 @contextlib.contextmanager
 def open_pipeline(
-    testbed: Testbed, num_stages: int, backends: Sequence[str], link: LinkProfile = UNSHAPED
+    testbed: Testbed,
+    num_stages: int,
+    backends: Sequence[str],
+    link: LinkProfile = UNSHAPED,
+    models: Sequence[str] = (),
 ) -> Iterator[tuple[Coordinator, Session]]:
     """The coordinator of a pipeline over the first `num_stages` devices, and the session it belongs to.
 
@@ -276,7 +249,7 @@ def open_pipeline(
         WorkerError: a worker did not start or cannot be reached.
     """
     testbed.first(num_stages)
-    with workers_up(testbed, backends, link.shaped) as session:
+    with workers_up(testbed, backends, link.shaped, models) as session:
         session.set_link(link)
         with session.pipeline(num_stages) as coordinator:
             yield coordinator, session

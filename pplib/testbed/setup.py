@@ -10,13 +10,10 @@ from pplib.errors import ParetoPipeError
 from pplib.testbed.parallel import for_each
 from pplib.testbed.shipping import (
     FOLDER,
-    HASH_HERE,
     REQUIREMENTS,
     VENV,
-    code_archive,
-    code_folder,
-    code_hash,
     installed_mark,
+    our_code,
     python_command,
     stamp_of,
     status_of,
@@ -24,9 +21,7 @@ from pplib.testbed.shipping import (
 from pplib.testbed.ssh import CommandError, SshDevice, shell_path
 
 INSTALL_S = 3600.0  # PyTorch is large, and a Pi's card is slow
-UNPACK_S = 120.0
 IMPORT_S = 180.0
-KEPT_VERSIONS = 5
 BUSY = 75
 
 _VENV = r"""set -e
@@ -34,19 +29,6 @@ python3 -c 'import sys; sys.version_info >= (3, 11) or sys.exit("expected Python
 [ -x "$1/bin/python" ] || python3 -m venv "$1"
 "$1/bin/python" -m pip install --disable-pip-version-check --no-input --quiet -r "$2"
 : > "$1/$3"
-"""
-# The newest few versions of the code stay: a worker may still run one of them.
-_UNPACK = r"""set -e; umask 022
-cd "$1"
-trap 'rm -rf -- "new.$$" "$2.tar.gz"' EXIT
-mkdir "new.$$"
-tar -xzf "$2.tar.gz" -C "new.$$"
-got=$(cd "new.$$" && HASH_HERE)
-[ "$got" = "$2" ] || { echo "the code arrived changed: $got, expected $2" >&2; exit 1; }
-if [ -e "$2" ]; then mv -T "$2" "new.$$/old"; fi
-mv -T "new.$$" "$2"
-rm -rf "$2/old"
-ls -1dt -- */ | grep -E '^[0-9a-f]{64}/$' | tail -n +KEPT | xargs -r rm -rf --
 """
 
 
@@ -98,8 +80,8 @@ def _set_up(machine: SshDevice, say: Callable[[str], None], requirements: Path) 
             f"{machine.name}: there is no {device.python}: correct `python` in the device file, or leave it out to "
             "have an environment made"
         )
-    if status.code != code_hash():
-        done.append(f"code shipped ({_ship(machine) / 1e3:.0f} kB)")
+    if status.code != our_code().hash:
+        done.append(f"code shipped ({our_code().put_on(machine) / 1e3:.0f} kB)")
     say(f"{machine.name}: importing it all")
     done.append(_verify(machine))
     machine.put(b"", stamp_of(device, requirements))
@@ -123,16 +105,6 @@ def _install(machine: SshDevice, requirements: Path) -> None:
         raise CommandError(f"{machine.name}: the environment could not be made (exit status {done.returncode}): {said}")
 
 
-def _ship(machine: SshDevice) -> int:
-    folder = f"{FOLDER}/code"
-    archive = code_archive()
-    size = machine.put(archive, f"{folder}/{code_hash()}.tar.gz")
-    text = _UNPACK.replace("HASH_HERE", HASH_HERE).replace("KEPT", str(KEPT_VERSIONS + 1))
-    script = f"set -- {shell_path(folder)} {code_hash()}\n{text}"
-    machine.run(["sh", "-c", script], timeout_s=UNPACK_S, check=True)
-    return size
-
-
 def _verify(machine: SshDevice) -> str:
     """Import what a worker imports, from where a worker finds it."""
     text = (
@@ -149,6 +121,8 @@ def _verify(machine: SshDevice) -> str:
         )
         raise CommandError(f"{machine.name}: what a worker needs cannot be imported: {last}{hint}")
     file, torch, torchvision = done.stdout.split()
-    if code_hash() not in file:
-        raise CommandError(f"{machine.name}: pplib is imported from {file}, not from {code_folder()}: remove it there")
+    if our_code().hash not in file:
+        raise CommandError(
+            f"{machine.name}: pplib is imported from {file}, not from {our_code().folder}: remove it there"
+        )
     return f"torch {torch}, torchvision {torchvision}"

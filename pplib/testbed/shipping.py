@@ -1,18 +1,16 @@
-"""What a device needs of ours: the code under its content hash, the Python that runs it, and where both lie."""
+"""What a device needs of ours: the code, the Python that runs it, and where both lie."""
 
 from __future__ import annotations
 
 import functools
-import gzip
 import hashlib
-import io
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from pplib.devices import Device
+from pplib.testbed.bundle import HASH_HERE, Bundle
 from pplib.testbed.ssh import SshDevice, shell_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,40 +19,12 @@ FOLDER = "~/.paretopipe"
 VENV = f"{FOLDER}/venv"
 REQUIREMENTS = ROOT / "requirements-pi.txt"
 
-# Prints the content hash of the code in the present folder, as `code_hash` computes it.
-HASH_HERE = (
-    "find pplib workers -type f -name '*.py' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum | cut -c1-64"
-)
-
 
 @functools.cache
-def _code() -> dict[str, bytes]:
-    """Our source files by path, as this process found them first, in order of their names' bytes."""
+def our_code() -> Bundle:
+    """Our source files, as this process found them first."""
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.is_file()]
-    found = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
-    return dict(sorted(found.items(), key=lambda item: item[0].encode()))
-
-
-def code_hash() -> str:
-    """The content hash of our code: 64 hex digits."""
-    lines = [f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in _code().items()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def code_archive() -> bytes:
-    """Our code as a gzipped tar, the same bytes for the same content."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for path, content in _code().items():
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(content), 0o644
-            archive.addfile(entry, io.BytesIO(content))
-    return gzip.compress(packed.getvalue(), mtime=0)
-
-
-def code_folder() -> str:
-    """Where our code lies on a device that is set up."""
-    return f"{FOLDER}/code/{code_hash()}"
+    return Bundle(f"{FOLDER}/code", {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths})
 
 
 def python_path(device: Device) -> str:
@@ -68,9 +38,19 @@ def find_python(device: Device, fallback: bool = False) -> str:
     return f'{text}; [ -x "$python" ] || python=python3' if fallback else text
 
 
-def python_command(device: Device, arguments: Sequence[str], fallback: bool = False) -> list[str]:
-    """The words that run the Python of a remote device, where it finds our code; use with `SshDevice.run`."""
-    script = f'{find_python(device, fallback)}; PYTHONPATH={shell_path(code_folder())} exec "$python" "$@"'
+def python_command(
+    device: Device, arguments: Sequence[str], fallback: bool = False, bundles: Sequence[Bundle] = ()
+) -> list[str]:
+    """The words that run the Python of a remote device, where it finds our code; use with `SshDevice.run`.
+
+    Args:
+        device: a remote one.
+        arguments: of Python.
+        fallback: whether any Python will do where the device's own is missing.
+        bundles: more code for it to find.
+    """
+    path = ":".join(shell_path(bundle.folder) for bundle in (our_code(), *bundles))
+    script = f'{find_python(device, fallback)}; PYTHONPATH={path} exec "$python" "$@"'
     return ["sh", "-c", script, "python", *arguments]
 
 
@@ -92,7 +72,7 @@ class Status(msgspec.Struct, frozen=True):
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to set up."""
-        return self.ready and bool(self.python) and self.code == code_hash()
+        return self.ready and bool(self.python) and self.code == our_code().hash
 
 
 def installed_mark(requirements: Path) -> str:
@@ -102,7 +82,7 @@ def installed_mark(requirements: Path) -> str:
 
 def stamp_of(device: Device, requirements: Path) -> str:
     """The file on a device that says that it was set up with this interpreter, these requirements and this code."""
-    wanted = [code_hash(), python_path(device), "" if device.python else requirements.read_text()]
+    wanted = [our_code().hash, python_path(device), "" if device.python else requirements.read_text()]
     return f"{FOLDER}/ready/{hashlib.sha256(chr(0).join(wanted).encode()).hexdigest()[:32]}"
 
 
@@ -115,7 +95,7 @@ def status_of(machine: SshDevice, requirements: Path = REQUIREMENTS) -> Status:
     script = f"""{find_python(machine.device)}; [ -x "$python" ] && echo "python=$python"
 [ -e {shell_path(f"{VENV}/{installed_mark(requirements)}")} ] && echo installed=yes
 [ -e {shell_path(stamp_of(machine.device, requirements))} ] && echo ready=yes
-cd {shell_path(code_folder())} 2>/dev/null && echo "code=$({HASH_HERE})"
+cd {shell_path(our_code().folder)} 2>/dev/null && echo "code=$({HASH_HERE})"
 true"""
     lines = machine.run(["sh", "-c", script], check=True).stdout.splitlines()
     said = dict(line.split("=", 1) for line in lines if "=" in line)

@@ -75,6 +75,7 @@ def test_a_busy_thread_shows_as_cpu_time_of_the_process_and_of_some_core():
     assert usage.samples >= 1
 
 
+@pytest.mark.alone
 def test_the_monitor_reports_its_own_cost_and_ends_its_thread():
     with Monitor(interval_s=0.05) as monitor:
         assert monitor._thread.is_alive()

@@ -89,6 +89,7 @@ def test_never_more_microbatches_in_the_pipeline_than_asked(in_flight):
         assert any(admitted[n + 1] < returned[n] for n in range(11)), "stages must overlap"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
 def test_a_trial_with_a_limit_ends_about_then_and_all_stages_agree_on_its_length(in_flight):
     """Each microbatch holds the slowest stage for 20 ms; 0.4 s are enough for some 20 of the 1000."""

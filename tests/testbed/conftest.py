@@ -34,10 +34,10 @@ PORT = 2222
 LIMIT_S = 30.0
 SMALL = {
     "name": "remote",
-    "model": "squeezenet1_1",
+    "model": "tests.models:tiny",
     "num_images": 4,
     "batch_size": 1,
-    "partition_points": [0, 5],
+    "partition_points": [0, 3],
     "in_flight": 2,
     "repeats": 1,
 }

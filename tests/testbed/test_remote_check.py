@@ -15,7 +15,7 @@ from pplib.testbed.check import Finding, Report, check
 from pplib.testbed.facts import Clock, Facts, Gpu, Module, measure_hop
 from pplib.testbed.machine import machine_of
 from pplib.testbed.setup import set_up
-from pplib.testbed.shipping import code_hash
+from pplib.testbed.shipping import our_code
 
 WAY = Direction(delay_s=0.02, rate_bit_s=20e6)
 LINK = LinkProfile(name="slow", forward=WAY, backward=WAY)
@@ -25,6 +25,7 @@ def finding(report, device, row):
     return next(one for one in report.devices[device] if one.row == row)
 
 
+@pytest.mark.alone
 def test_devices_that_are_set_up_pass_and_the_link_between_them_is_measured(start_remote, tmp_path, capsys):
     with start_remote(profile=LINK) as remote:
         file = remote.write(tmp_path / "devices.yaml", python=sys.executable)
@@ -34,7 +35,7 @@ def test_devices_that_are_set_up_pass_and_the_link_between_them_is_measured(star
         with_both = {line.split()[0]: line for line in lines[: lines.index("")]}
         assert lines[0].split() == ["device-0", "device-1"]
         assert [line for line in lines if "FAIL" in line] == []
-        assert with_both["code"].split() == ["code", "ok", code_hash()[:8], "ok", code_hash()[:8]]
+        assert with_both["code"].split() == ["code", "ok", our_code().hash[:8], "ok", our_code().hash[:8]]
         assert with_both["data"].split("ok")[1].strip() == "10.77.0.1 on data"
         trip_ms, rate = with_both["next"].split()[3], with_both["next"].split()[5]
         assert float(trip_ms) >= 40
@@ -63,7 +64,7 @@ def test_everything_that_is_wrong_is_named_with_what_to_do(remote, tmp_path, mon
         (("device-0", "data"), "fail", "10.77.0.1 on data", "is not on `interface` lo; it has 10.77.0.1 on data"),
         (("device-0", "cores"), "fail", "1 threads", "`cores` names [4096]; it has [0"),
         (("device-0", "torch"), "fail", "no cuda:7", "correct `torch_device` or the GPU's driver"),
-        (("device-0", "code"), "fail", f"no {code_hash()[:8]}", "run `setup`"),
+        (("device-0", "code"), "fail", f"no {our_code().hash[:8]}", "run `setup`"),
         (("device-0", "next hop"), "fail", "no way", "device-0 does not reach device-1 at 10.9.9.9"),
         (("device-1", "Python"), "fail", "no /none/python", "there is no /none/python: correct `python`"),
         (("device-1", "data"), "fail", "10.9.9.9", "set `data_host` to one it has: 10.77.0.2 on data"),

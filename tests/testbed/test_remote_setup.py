@@ -17,8 +17,9 @@ import pytest
 from pplib.devices.__main__ import main
 from pplib.testbed import setup as room
 from pplib.testbed import ssh
+from pplib.testbed.bundle import HASH_HERE, KEPT_VERSIONS, Bundle
 from pplib.testbed.setup import set_up
-from pplib.testbed.shipping import HASH_HERE, code_archive, code_hash, python_command, status_of
+from pplib.testbed.shipping import our_code, python_command, status_of
 from pplib.testbed.ssh import CommandError, SshDevice
 
 LIMIT_S = 60.0
@@ -61,16 +62,16 @@ def only_first(bed):
 
 def code_on(one):
     folder = one.home / ".paretopipe" / "code"
-    return folder / code_hash()
+    return folder / our_code().hash
 
 
 def test_the_shell_and_python_agree_on_the_hash_of_the_code(tmp_path):
-    with tarfile.open(fileobj=io.BytesIO(code_archive())) as archive:
+    with tarfile.open(fileobj=io.BytesIO(our_code().archive())) as archive:
         archive.extractall(tmp_path, filter="data")
     with os.popen(f"cd {tmp_path} && {HASH_HERE}") as said:
-        assert said.read().strip() == code_hash()
+        assert said.read().strip() == our_code().hash
     assert (tmp_path / "pplib" / "runtime" / "worker.py").is_file() and (tmp_path / "workers").is_dir()
-    assert code_archive() == code_archive()
+    assert our_code().archive() == our_code().archive()
 
 
 def test_setting_up_ships_the_code_and_again_is_one_question(fresh, commands, capsys):
@@ -108,7 +109,7 @@ def test_code_that_arrives_changed_is_not_used(fresh, monkeypatch):
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name in ("pplib/evil.py", "workers/evil.py"):
             archive.addfile(tarfile.TarInfo(name), io.BytesIO())
-    monkeypatch.setattr(room, "code_archive", packed.getvalue)
+    monkeypatch.setattr(Bundle, "archive", lambda self: packed.getvalue())
     done = set_up(fresh.bed)
     for one in fresh.devices:
         assert isinstance(done[one.name], CommandError)
@@ -124,7 +125,7 @@ def test_the_newest_versions_of_the_code_stay_and_older_ones_go(fresh):
         os.utime(version, (i, i))
     (folder / "mine").mkdir()
     set_up(only_first(fresh.bed))
-    assert len(list(folder.iterdir())) == room.KEPT_VERSIONS + 1
+    assert len(list(folder.iterdir())) == KEPT_VERSIONS + 1
     assert code_on(fresh.devices[0]).is_dir() and (folder / "mine").is_dir()
     assert (folder / hashlib.sha256(b"8").hexdigest()).is_dir()
     assert not (folder / hashlib.sha256(b"4").hexdigest()).exists()

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from pplib.errors import WorkerError
-from pplib.testbed.session import VARIABLE, open_pipeline, workers_up
+from pplib.testbed.session import open_pipeline, workers_up
+from pplib.testbed.session_file import VARIABLE
 
 pytestmark = pytest.mark.alone
 
@@ -20,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 LINKS = "none: {}\nslow: {rate_bit_s: 20_000_000}\n"
 GRID = """
 name: remote
-model: squeezenet1_1
+model: mine.net:model  # the user's own, in files beside the parameters
 num_images: 4
 batch_size: 1
 num_stages: 3
-partition_points: [[2, 5], [3, 5]]
+partition_points: [[1, 2], [2, 3]]
 backend: [socket, rpc]
 link: slow
 in_flight: 2
@@ -32,6 +33,33 @@ repeats: 1
 devices: devices.yaml
 output_dir: out
 """
+MINE = {
+    "widths.py": "WIDTH = 16\n",
+    "mine/__init__.py": "",
+    "mine/layers.py": """
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()
+
+    def forward(self, x):
+        return x + self.relu(self.norm(self.conv(x)))
+""",
+    "mine/net.py": """
+import widths
+from torch import nn
+
+from .layers import Block
+
+def model():
+    stem, head = nn.Conv2d(3, widths.WIDTH, 3, stride=2, padding=1), nn.Linear(widths.WIDTH, 10)
+    return nn.Sequential(stem, Block(widths.WIDTH), Block(widths.WIDTH), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+model.input_shape = (3, 64, 64)
+""",
+}
 
 
 def python(*words):
@@ -57,6 +85,9 @@ def test_from_devices_that_have_nothing_to_a_report_on_both_backends_over_a_shap
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "links.yaml").write_text(LINKS)
     (tmp_path / "grid.yaml").write_text(GRID)
+    (tmp_path / "mine").mkdir()
+    for name, text in MINE.items():
+        (tmp_path / name).write_text(text)
     with start_remote(num_devices=3) as remote:
         remote.write(tmp_path / "devices.yaml", python=sys.executable)
         python("pplib.devices", "setup", "devices.yaml")
@@ -92,7 +123,7 @@ def qdiscs(remote, device):
 
 
 def test_weights_travel_once_and_an_interrupted_transfer_goes_on(sweep, remote):
-    experiment, _ = sweep(partition_points=[5])
+    experiment, _ = sweep(partition_points=[3])
     held = [device.home / ".cache" / "paretopipe" / "weights" for device in remote.devices]
     name = f"{experiment.weights.sha256}.safetensors"
     kept = [(folder / name).stat() for folder in held]
@@ -116,7 +147,7 @@ def test_weights_travel_once_and_an_interrupted_transfer_goes_on(sweep, remote):
 
 
 def test_the_token_is_in_no_process_list_and_no_log_and_only_loopback_has_a_control_port(sweep, remote):
-    experiment, _ = sweep(partition_points=[5])
+    experiment, _ = sweep(partition_points=[3])
     with workers_up(experiment.testbed, ["socket"]) as session:
         token = session.told.token
         assert os.environ[VARIABLE]

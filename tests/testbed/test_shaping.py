@@ -223,6 +223,7 @@ def goodput(net, port):
     return rate
 
 
+@pytest.mark.alone
 @needs_namespaces
 def test_this_kernel_shapes_the_data_port_and_no_other_and_all_is_put_back(tmp_path):
     with namespaces(2) as net:

@@ -68,7 +68,9 @@ def test_a_shaped_sweep_through_tunnels_survives_a_lost_one_and_leaves_all_as_it
 
     with ThreadPoolExecutor(1) as pool:
         struck = pool.submit(look_and_strike)
-        experiment, rows = sweep(tunnel="ssh", link="slow", partition_points=[5], repeats=5, num_images=24)
+        experiment, rows = sweep(
+            tunnel="ssh", link="slow", model="squeezenet1_1", partition_points=[5], repeats=5, num_images=24
+        )
         struck.result(LIMIT_S)
     assert set(rows["link_tunnel"]) == {"ssh"}
     good, failed = rows[rows["status"] == "ok"], rows[rows["status"] == "failed"]
