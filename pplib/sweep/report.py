@@ -20,7 +20,6 @@ from pplib.view.charts import (
     front_chart,
     front_per_configuration_chart,
 )
-from pplib.view.display import save_chart
 from pplib.view.findings import links_section, moving_section, points_section, regret_sections, unsteady_section
 from pplib.view.report import write_report
 from pplib.view.section import Section
@@ -41,31 +40,20 @@ def write_results_report(folder: Path, summary: pd.DataFrame) -> Path:
     """
     points = with_confidence(fronts(point_table(summary), OBJECTIVES), summary)
     probability = front_probability(summary, OBJECTIVES)
-    charts = {
-        "front": front_chart(points, OBJECTIVES, probability=probability),
-        "fronts": front_per_configuration_chart(points, OBJECTIVES, probability=probability),
-        "attainment": attainment_chart(attainment(summary, OBJECTIVES), OBJECTIVES),
-        "backends": backend_chart(points),
-        "decomposition": decomposition_chart(representative_trials(summary)),
-    }
     moving, links = moving_section(points, OBJECTIVES), links_section(summary)
-    regrets = regret_sections(points, OBJECTIVES)
-    if moving.chart is not None:
-        charts["fronts-by-link"] = moving.chart
-    for name, section in zip(OBJECTIVES, regrets, strict=False):
-        if section.chart is not None:
-            charts[f"regret-{name}"] = section.chart
-    for name, chart in charts.items():
-        save_chart(chart, folder / "charts", name)
     failed = summary[summary["status"] != "ok"]
+    front = front_chart(points, OBJECTIVES, probability=probability)
+    apart = front_per_configuration_chart(points, OBJECTIVES, probability=probability)
+    surfaces = attainment_chart(attainment(summary, OBJECTIVES), OBJECTIVES)
+    parts = decomposition_chart(representative_trials(summary))
     sections = [
-        Section("The front", _FRONT, charts["front"], front_table(points, OBJECTIVES)),
-        Section("Front by front", "The same points, one panel per configuration.", charts["fronts"]),
+        Section("The front", _FRONT, front, front_table(points, OBJECTIVES), "front"),
+        Section("Front by front", "The same points, one panel per configuration.", apart, name="fronts"),
         *([moving] if moving.chart is not None else []),
-        Section("How sure is the front?", _UNCERTAINTY, charts["attainment"], _certainty(summary, probability)),
-        *regrets,
-        Section("The backends side by side", _BACKENDS, charts["backends"]),
-        Section("Where the time goes", _DECOMPOSITION, charts["decomposition"]),
+        Section("How sure is the front?", _UNCERTAINTY, surfaces, _certainty(summary, probability), "attainment"),
+        *regret_sections(points, OBJECTIVES),
+        Section("The backends side by side", _BACKENDS, backend_chart(points), name="backends"),
+        Section("Where the time goes", _DECOMPOSITION, parts, name="decomposition"),
         points_section(points),
         Section("How steady was the machine?", _STABILITY, table=noise(summary)),
         unsteady_section(summary),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import altair as alt
@@ -29,37 +30,53 @@ def use_offline_charts(interactive: bool = False) -> None:
         alt.renderers.enable("png", ppi=PPI)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A chart that was drawn.
+
+    Attributes:
+        spec: its validated Vega-Lite specification, with its data, of any length, inside.
+        svg: the picture, whose letters are text.
+    """
+
+    spec: dict[str, object]
+    svg: str
+
+    def png(self, ppi: int = PPI) -> bytes:
+        """The picture as PNG."""
+        return vl_convert.vegalite_to_png(self.spec, vl_version=VEGA_LITE, ppi=ppi)
+
+    def save(self, folder: Path | str, name: str) -> tuple[Path, Path]:
+        """Write `<name>.png` and `<name>.svg` into `folder`, which is made if missing.
+
+        Returns:
+            Where the two are.
+
+        Raises:
+            OutputError: `name` is not a plain file name, or the folder cannot be written.
+        """
+        if not name or Path(name).name != name:
+            raise OutputError(f"{name!r}: expected a plain name such as 'front': give the folder apart")
+        png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
+        write_atomic(png, self.png(ppi=144))
+        write_atomic(svg, self.svg.encode())
+        return png, svg
+
+
+def draw(chart: alt.TopLevelMixin) -> Drawing:
+    """Draw a chart, once for all its uses: that takes most of a second."""
+    spec = _spec(chart)
+    return Drawing(spec, vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE))
+
+
 def png_bytes(chart: alt.TopLevelMixin, ppi: int = PPI) -> bytes:
-    """The chart as a PNG picture."""
-    return vl_convert.vegalite_to_png(chart_spec(chart), vl_version=VEGA_LITE, ppi=ppi)
+    """A chart as a PNG picture, where nothing else is wanted of it."""
+    return vl_convert.vegalite_to_png(_spec(chart), vl_version=VEGA_LITE, ppi=ppi)
 
 
-def svg_text(chart: alt.TopLevelMixin) -> str:
-    """The chart as SVG, whose letters are text."""
-    return vl_convert.vegalite_to_svg(chart_spec(chart), vl_version=VEGA_LITE)
-
-
-def chart_spec(chart: alt.TopLevelMixin) -> dict[str, object]:
-    """The chart's validated Vega-Lite specification, with its data, of any length, inside."""
+def _spec(chart: alt.TopLevelMixin) -> dict[str, object]:
     with alt.data_transformers.enable("default", max_rows=None):
         return chart.to_dict()
-
-
-def save_chart(chart: alt.TopLevelMixin, folder: Path | str, name: str) -> tuple[Path, Path]:
-    """Write `<name>.png` and `<name>.svg` into `folder`, which is made if missing.
-
-    Returns:
-        Where the two are.
-
-    Raises:
-        OutputError: `name` is not a plain file name, or the folder cannot be written.
-    """
-    if not name or Path(name).name != name:
-        raise OutputError(f"{name!r}: expected a plain name such as 'front': give the folder apart")
-    png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
-    write_atomic(png, png_bytes(chart, ppi=144))
-    write_atomic(svg, svg_text(chart).encode())
-    return png, svg
 
 
 def _vega_lite_version() -> str:

@@ -89,7 +89,7 @@ def moving_section(points: pd.DataFrame, objectives: Mapping[str, str]) -> Secti
     title = "How the front moves with the link"
     if on_several_links(points).empty:
         return Section(title, _ONE_LINK)
-    return Section(title, _MOVING, fronts_by_link_chart(points, objectives))
+    return Section(title, _MOVING, fronts_by_link_chart(points, objectives), name="fronts-by-link")
 
 
 def regret_sections(points: pd.DataFrame, objectives: Mapping[str, str]) -> list[Section]:
@@ -117,7 +117,7 @@ def regret_sections(points: pd.DataFrame, objectives: Mapping[str, str]) -> list
         chart = regret_chart(several, {name: direction})
         text = _REGRET if len(table) else f"{_REGRET}\n\nNo point was measured on every link."
         words = f"{title}: {quantity(name).name}"
-        found.append(Section(words, text, chart, table[columns] if len(table) else None))
+        found.append(Section(words, text, chart, table[columns] if len(table) else None, f"regret-{name}"))
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import vl_convert
 
 from pplib.records import write_atomic
-from pplib.view.display import VEGA_LITE, chart_spec, svg_text
+from pplib.view.display import VEGA_LITE, Drawing, draw
 from pplib.view.section import Section
 from pplib.view.tables import table_html
 
@@ -33,7 +33,8 @@ def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> R
 
     Every chart stands in it twice: as an SVG picture, which any browser shows, scripts or not; and as
     a specification, from which the scripts in the page (Vega, once) make a live chart with tooltips
-    in the picture's place. A content security policy in the page forbids any fetch.
+    in the picture's place. A content security policy in the page forbids any fetch. A chart whose section
+    has a name is written beside the page, too: `charts/<name>.png` and `.svg`.
 
     Args:
         path: of the page; its folder is made if missing.
@@ -41,31 +42,32 @@ def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> R
         sections: in order.
 
     Raises:
-        OutputError: the page cannot be written.
+        OutputError: the page or a picture cannot be written.
     """
-    page = report_html(title, list(sections))
-    content = page.encode()
+    drawn = [(section, None if section.chart is None else draw(section.chart)) for section in sections]
+    for section, drawing in drawn:
+        if drawing is not None and section.name:
+            drawing.save(Path(path).parent / "charts", section.name)
+    content = _page(title, drawn).encode()
     write_atomic(Path(path), content)
     return Report(Path(path), len(content))
 
 
-def report_html(title: str, sections: list[Section]) -> str:
-    """The page that `write_report` writes."""
+def _page(title: str, sections: list[tuple[Section, Drawing | None]]) -> str:
     bodies: list[str] = []
     specs: list[str] = []
-    for section in sections:
+    for section, drawing in sections:
         chart = ""
-        if section.chart is not None:
+        if drawing is not None:
             name = f"chart{len(specs)}"
-            picture = _own_ids(svg_text(section.chart), name)
-            chart = f'<div class="chart" id="{name}">{picture}</div>'
-            specs.append(f"show({json.dumps(name)}, {_script_json(chart_spec(section.chart))});")
+            chart = f'<div class="chart" id="{name}">{_own_ids(drawing.svg, name)}</div>'
+            specs.append(f"show({json.dumps(name)}, {_script_json(drawing.spec)});")
         table = f'<div class="table">{table_html(section.table)}</div>' if section.table is not None else ""
         anchor = f"section{len(bodies)}"
         head = f"<h2>{html.escape(section.title)}</h2>"
         bodies.append(f'<section id="{anchor}">{head}{_prose(section.text)}{chart}{table}</section>')
     links = "".join(
-        f'<li><a href="#section{i}">{html.escape(section.title)}</a></li>' for i, section in enumerate(sections)
+        f'<li><a href="#section{i}">{html.escape(section.title)}</a></li>' for i, (section, _) in enumerate(sections)
     )
     scripts = ""
     if specs:

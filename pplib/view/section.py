@@ -13,12 +13,16 @@ from pplib.view.tables import table_html
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, prose (blank lines part paragraphs), and optionally a chart and a table."""
+    """A heading, prose (blank lines part paragraphs), and optionally a chart and a table.
+
+    A report writes a chart that has a `name` as a picture of that name, too.
+    """
 
     title: str
     text: str = ""
     chart: alt.TopLevelMixin | None = None
     table: pd.DataFrame | None = None
+    name: str = ""
 
 
 def show(*sections: Section) -> None:

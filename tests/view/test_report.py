@@ -11,9 +11,9 @@ import pytest
 
 from pplib.analysis.statistics import point_table
 from pplib.errors import OutputError
-from pplib.view.display import save_chart, use_offline_charts
+from pplib.view.display import draw, use_offline_charts
 from pplib.view.front import front_chart, front_per_configuration_chart
-from pplib.view.report import report_html, write_report
+from pplib.view.report import write_report
 from pplib.view.section import Section
 from pplib.view.tables import front_table, table_html
 
@@ -68,14 +68,16 @@ def test_text_and_titles_are_escaped(page):
     assert "<p>One &amp; two.</p><ul><li>a list</li><li>of &lt;/script&gt; lines</li></ul>" in page
 
 
-def test_a_name_that_ends_a_script_stays_a_name():
+def test_a_name_that_ends_a_script_stays_a_name(tmp_path):
     chart = alt.Chart(pd.DataFrame({"x": [1.0], "name": ["</script><b>"]})).mark_point().encode(x="x:Q", text="name:N")
-    page = report_html("t", [Section("s", chart=chart)])
-    assert "</script><b>" not in page
+    report = write_report(tmp_path / "report.html", "t", [Section("s", chart=chart, name="named")])
+    assert "</script><b>" not in report.path.read_text()
+    assert (tmp_path / "charts" / "named.png").is_file() and (tmp_path / "charts" / "named.svg").is_file()
 
 
-def test_a_page_without_charts_needs_no_scripts():
-    page = report_html("t", [Section("s", "text")])
+def test_a_page_without_charts_needs_no_scripts(tmp_path):
+    page = write_report(tmp_path / "report.html", "t", [Section("s", "text")]).path.read_text()
+    assert not (tmp_path / "charts").exists()
     assert "<script" not in page
     assert len(page) < 5000
 
@@ -119,11 +121,11 @@ def test_the_front_table_holds_the_front_of_every_configuration(points):
 
 
 def test_a_saved_chart_is_a_png_and_an_svg(points, tmp_path):
-    png, svg = save_chart(front_chart(points), tmp_path / "charts", "front")
+    png, svg = draw(front_chart(points)).save(tmp_path / "charts", "front")
     assert png.read_bytes().startswith(b"\x89PNG")
     assert svg.read_text().startswith("<svg")
     with pytest.raises(OutputError, match="plain name"):
-        save_chart(front_chart(points), tmp_path, "../front")
+        draw(front_chart(points)).save(tmp_path, "../front")
 
 
 def test_notebook_charts_become_pictures_however_many_rows_they_have():
