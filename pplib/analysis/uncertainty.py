@@ -31,9 +31,9 @@ def front_probability(
     medians of what was drawn.
 
     **What it does not say.** Only the noise between the repeats at hand is in it. A point with one
-    repeat has no noise to draw from, so its own figure is too sure (see `front_note`); with 3 repeats
-    a probability is a rough figure, good for telling 0.9 from 0.3. The standard error from drawing is
-    at most 0.5 / sqrt(resamples), 0.016 for 1000.
+    repeat has no noise to draw from: its configuration then has no probabilities (see `front_note`). With
+    3 repeats one is a rough figure, good for telling 0.9 from 0.3. The standard error from drawing is at
+    most 0.5 / sqrt(resamples), 0.016 for 1000.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
@@ -43,8 +43,8 @@ def front_probability(
 
     Returns:
         One row per configuration and point: `POINT_KEYS`, the objectives' medians, `on_front` (of those
-        medians), `front_probability` (0..1; NaN where no repeat succeeded), `repeats_ok`, and
-        `front_note` (None, or what is missing).
+        medians), `front_probability` (0..1; NaN where it is not known), `repeats_ok`, and `front_note`
+        (None, or why it is not known).
 
     Raises:
         FrameError: a column is missing or holds no numbers, or an argument makes no sense.
@@ -57,12 +57,13 @@ def front_probability(
         medians = _medians(points)
         on_front = _front_masks(medians[None] * signs)[0]
         share = _front_masks(_resampled(points, resamples, seed) * signs).mean(axis=0)
+        single = _single(points)
         for i, point in enumerate(points):
             row = {**point.keys, **dict(zip(objectives, medians[i].tolist(), strict=True))}
             row["on_front"] = bool(on_front[i])
-            row["front_probability"] = float(share[i]) if point.count else float("nan")
+            row["front_probability"] = float(share[i]) if point.count and not single else float("nan")
             row["repeats_ok"] = point.count
-            row["front_note"] = _note(point.count)
+            row["front_note"] = _note(point.count, single)
             rows.append(row)
     added = [*objectives, "on_front", "front_probability", "repeats_ok", "front_note"]
     return pd.DataFrame(rows, columns=[*POINT_KEYS, *added]).astype({"on_front": bool})
@@ -93,7 +94,8 @@ def ties(
     Returns:
         One row per configuration and point: `POINT_KEYS`, `on_front`, and `tied_with`: labels of the
         points on the front (other than itself) it is tied with, in the model's order, "P4, P5"; ""
-        where none. Points without an ok repeat are tied with nothing.
+        where none; None where it is not known, as in `front_probability`. Points without an ok repeat are
+        tied with nothing.
 
     Raises:
         FrameError: a column is missing or holds no numbers, or an argument makes no sense.
@@ -111,7 +113,8 @@ def ties(
                 if i != front and points[i].count:
                     labels[i].append(str(points[front].keys["partition_label"]))
         for i, point in enumerate(points):
-            rows.append({**point.keys, "on_front": bool(on_front[i]), "tied_with": ", ".join(labels[i])})
+            tied = None if _single(points) and point.count else ", ".join(labels[i])
+            rows.append({**point.keys, "on_front": bool(on_front[i]), "tied_with": tied})
     return pd.DataFrame(rows, columns=[*POINT_KEYS, "on_front", "tied_with"]).astype({"on_front": bool})
 
 
@@ -168,7 +171,13 @@ def _signs(objectives: Mapping[str, str]) -> Numbers:
     return np.array([1.0 if direction == "min" else -1.0 for direction in objectives.values()])
 
 
-def _note(count: int) -> str | None:
+def _single(points: Sequence[Repeats]) -> list[str]:
+    """The labels of the points with one repeat: how much the others may differ from them cannot be known."""
+    return [str(point.keys["partition_label"]) for point in points if point.count == 1]
+
+
+def _note(count: int, single: Sequence[str]) -> str | None:
     if count == 0:
         return "no ok repeat"
-    return "1 ok repeat: its noise is unknown" if count == 1 else None
+    more = f" and {len(single) - 3} more" if len(single) > 3 else ""
+    return f"noise unknown: one ok repeat of {', '.join(single[:3])}{more}" if single else None

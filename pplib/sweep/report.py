@@ -103,8 +103,8 @@ _FRONT = (
 _UNCERTAINTY = (
     "Repeats are drawn again, with replacement, a thousand times: the probability is how often the point is then on "
     "the front. Points that are tied with another cannot be told from it with these repeats. The surfaces show what a "
-    "tenth, half, and nine tenths of the repeats attain. With three repeats all of this is rough; six are the least "
-    "for 95 %."
+    "tenth, half, and nine tenths of the repeats attain. With three repeats all of this is rough, six are the "
+    "least for 95 %; where a point has one repeat only, nothing is said about its configuration."
 )
 _STABILITY = (
     "How far repeats lie from their point's median, and how many trials look unsteady. Close other programs, raise "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from pplib.view.series import Panel, palette, panels, with_series
 
 OBJECTIVES = ("latency_s", "throughput_img_s")
 _APART = alt.Axis(labelSeparation=5)
+_SIZE = 70
 _SIZES = alt.Legend(title="share of resamples on the front", orient="bottom", format=".0%", values=[0, 0.25, 0.5, 1])
 
 
@@ -110,24 +110,26 @@ def prepared_points(
     frame["stairs"] = "step-after" if directions[names[0]] == "min" else "step-before"
     if probability is not None:
         frame["probability"] = _probability_of(frame, probability)
+        frame["chance"] = [f"{one:.0%}" if one == one else "unknown: one repeat" for one in frame["probability"]]
     kept = ["series", "backend", "in_flight", *[k for k in CONFIGURATION_KEYS if k not in ("backend", "in_flight")]]
     shown = ["x", "x_min", "x_max", "y", "y_min", "y_max", "partition_label", "point", "on_front", "place", "stairs"]
-    return frame[[*kept, *shown, *(["probability"] if probability is not None else [])]], measures
+    known = probability is not None and frame["probability"].notna().any()
+    return frame[[*kept, *shown, *(["probability", "chance"] if known else [])]], measures
 
 
 def _probability_of(frame: pd.DataFrame, probability: pd.DataFrame) -> pd.Series[float]:
-    """The `front_probability` of every row of `frame`."""
+    """The `front_probability` of every row of `frame`; NaN where it is not known."""
     require_columns(probability, [*POINT_KEYS, "front_probability"], "the front's probabilities")
     names = [point_name(row) for row in probability[POINT_KEYS].to_dict("records")]
     known = dict(zip(names, probability["front_probability"], strict=True))
-    merged = pd.Series([known.get(point_name(row), math.nan) for row in frame[POINT_KEYS].to_dict("records")])
-    if merged.isna().any():
-        row = frame[merged.isna().to_numpy()].iloc[0]
-        raise FrameError(
-            f"the front's probabilities: nothing about {row['partition_label']} of {row['series']}: "
-            "compute them from the trials that the points come from"
-        )
-    return merged
+    wanted = [point_name(row) for row in frame[POINT_KEYS].to_dict("records")]
+    for name, (_, row) in zip(wanted, frame.iterrows(), strict=True):
+        if name not in known:
+            raise FrameError(
+                f"the front's probabilities: nothing about {row['partition_label']} of {row['series']}: "
+                "compute them from the trials that the points come from"
+            )
+    return pd.Series([float(known[name]) for name in wanted], index=frame.index)
 
 
 def front_panel(
@@ -174,10 +176,15 @@ def front_panel(
     ]
     title = alt.TitleParams(panel.title, anchor="start", fontSize=14)
     if "probability" in data:
-        tooltip.append(alt.Tooltip("probability:Q", title="on the front in", format=".0%"))
-        # The scales start at 0 and end at 1 in every panel, so that panels can be compared.
-        pale = {"opacity": alt.Opacity("probability:Q", scale=alt.Scale(domain=[0, 1], range=[0.3, 1]), legend=None)}
-        size = {"size": alt.Size("probability:Q", scale=alt.Scale(domain=[0, 1], range=[25, 220]), legend=_SIZES)}
+        tooltip.append(alt.Tooltip("chance:N", title="on the front in"))
+        # The scales start at 0 and end at 1 in every panel, so that panels can be compared. Where there is no
+        # probability the mark is as it would be without any.
+        unknown = "!isValid(datum.probability)"
+        pales = [{"test": f"{unknown} && {word}datum.on_front", "value": tone} for word, tone in (("", 1), ("!", 0.3))]
+        faint, wide = alt.Scale(domain=[0, 1], range=[0.3, 1]), alt.Scale(domain=[0, 1], range=[25, 220])
+        pale = {"opacity": alt.Opacity("probability:Q", scale=faint, legend=None, condition=pales)}
+        plain = {"test": unknown, "value": _SIZE}
+        size = {"size": alt.Size("probability:Q", scale=wide, legend=_SIZES, condition=plain)}
     if "stays" in data:
         tooltip.append(alt.Tooltip("stays:N", title="on the front on every link"))
     # The front is drawn last, over the others.
@@ -191,7 +198,7 @@ def front_panel(
         ranges.encode(x=x("x_min"), x2="x_max:Q", y=y(), color=colour),
         ranges.encode(x=x(), y=y("y_min"), y2="y_max:Q", color=colour),
         stairs.encode(x=x(), y=y(), color=colour, order="x:Q"),
-        base.mark_point(filled=True, size=70).encode(
+        base.mark_point(filled=True, size=_SIZE, invalid=None).encode(
             x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend), **pale, **size
         ),
     ]

@@ -94,6 +94,17 @@ def test_without_probabilities_nothing_is_said_about_them(points):
     assert "probability" not in json.dumps(charts.front_chart(points).to_dict())
 
 
+def test_unknown_probabilities_are_said_to_be_unknown_and_known_ones_stay(points, probability):
+    unknown = probability["backend"] == "rpc"
+    some = probability.assign(front_probability=probability["front_probability"].mask(unknown))
+    spec = check(charts.front_chart(points, probability=some))
+    drawn = [row for row in rows_of(spec) if "chance" in row]
+    assert {row["chance"] for row in drawn if row["series"].startswith("rpc")} == {"unknown: one repeat"}
+    assert all(row["chance"].endswith("%") for row in drawn if row["series"].startswith("socket"))
+    none = probability.assign(front_probability=np.nan)
+    assert "probability" not in json.dumps(charts.front_chart(points, probability=none).to_dict())
+
+
 def test_probabilities_of_other_points_are_refused(points, probability):
     with pytest.raises(FrameError, match="nothing about P0 of"):
         charts.front_chart(points, probability=probability[probability["partition_point"] > 0])
