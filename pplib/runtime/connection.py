@@ -14,6 +14,7 @@ Endpoint = tuple[str, int] | str  # host and port, or the path of a Unix socket
 
 _SLICE_S = 0.25  # how often a blocked call looks at its deadline
 _IDLE_S, _PROBE_S, _PROBES = 5, 3, 5  # five in a row are lost with a loss of 20 % in one case of 3000
+DEAD_LINK_S = _IDLE_S + _PROBES * _PROBE_S  # in about this time a link that is gone is noticed
 
 
 class Deadline:
@@ -50,7 +51,7 @@ class Connection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _notice_a_dead_link(sock)
+            notice_a_dead_link(sock)
 
     def send(self, parts: Sequence[bytes | memoryview], deadline: Deadline) -> None:
         """Send all `parts` back to back, gathered by the kernel, without joining them first."""
@@ -129,12 +130,12 @@ class Connection:
         self._sock.close()
 
 
-def _notice_a_dead_link(sock: socket.socket) -> None:
+def notice_a_dead_link(sock: socket.socket) -> None:
     """Have the kernel ask the peer's when nothing has come for a while, and give up where no answer comes.
 
-    Whoever waits for a tensor then learns in about `_IDLE_S + _PROBES * _PROBE_S` that the link is gone,
-    and not at the deadline of the trial. A peer that computes for long, or that is stopped, still answers:
-    its kernel does. (TCP_USER_TIMEOUT would end a healthy connection whose peer takes nothing for as long.)
+    Whoever waits for a tensor then learns in about `DEAD_LINK_S` that the link is gone, and not at the
+    deadline of the trial. A peer that computes for long, or that is stopped, still answers: its kernel does.
+    (TCP_USER_TIMEOUT would end a healthy connection whose peer takes nothing for as long.)
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", _IDLE_S), ("TCP_KEEPINTVL", _PROBE_S), ("TCP_KEEPCNT", _PROBES)):

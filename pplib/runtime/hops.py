@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -91,10 +92,15 @@ class _Parcel:
 
 
 class Inbox:
-    """Where a backend's own threads put what arrives; hands it out in sequence order."""
+    """Where a backend's own threads put what arrives; hands it out in sequence order.
 
-    def __init__(self, peer: str) -> None:
-        self.peer = peer
+    Args:
+        peer: who sends.
+        look: is called now and then while nothing comes; raises what makes it pointless to wait.
+    """
+
+    def __init__(self, peer: str, look: Callable[[], None] = lambda: None) -> None:
+        self.peer, self._look = peer, look
         self.closed = threading.Event()
         self._arrived: queue.SimpleQueue[_Parcel] = queue.SimpleQueue()
         self._early: dict[int, _Parcel] = {}
@@ -120,6 +126,7 @@ class Inbox:
             try:
                 parcel = self._arrived.get(timeout=min(POLL_S, patience.left_s + 1e-3))
             except queue.Empty:
+                self._look()
                 try:
                     patience.check()
                 except TransportError as exc:

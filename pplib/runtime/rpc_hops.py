@@ -6,17 +6,18 @@ or not; it is held to TCP (`_transports`, `_channels`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import psutil
 import torch
 from torch.distributed import rpc
 
 from pplib.errors import TransportError
-from pplib.runtime.connection import Deadline
+from pplib.runtime.connection import DEAD_LINK_S, Deadline, notice_a_dead_link
 from pplib.runtime.hops import Inbox
 from pplib.runtime.memory import memory_for
 from pplib.runtime.plan import TensorSpec
@@ -35,14 +36,14 @@ def _deliver(run: str, trial: int, seq: int, tensor: torch.Tensor, last: bool) -
 class RpcSender:
     """Calls `_deliver` on the next stage; a failed call surfaces at the next send or flush."""
 
-    def __init__(self, run: str, to: str, peer: str) -> None:
-        self._run, self._to, self._peer = run, to, peer
+    def __init__(self, run: str, to: str, peer: str, hosts: Iterable[str]) -> None:
+        self._run, self._to, self._peer, self._hosts = run, to, peer, frozenset(hosts)
         self._pending: list[torch.futures.Future[None]] = []
-        self._trial, self.payload_bytes = -1, 0
+        self._trial, self.payload_bytes, self._watched = -1, 0, False
 
     def start(self, spec: TensorSpec, trial: int) -> None:
         """See Sender."""
-        self._trial, self._pending = trial, []
+        self._trial, self._pending, self._watched = trial, [], False
         self.payload_bytes = _pickled_bytes(self._run, trial) + spec.num_bytes
 
     def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
@@ -62,8 +63,20 @@ class RpcSender:
             self._settle(deadline)
 
     def _settle(self, deadline: Deadline) -> None:
+        self._outcome(self._pending.pop(0))
+        if not self._watched:  # the first tensor of a trial, long before any is measured, opens what was not open
+            self._watched = True
+            _notice_dead_links(self._hosts)
+
+    def look(self) -> None:
+        """Raise what a call has failed with, while nobody settles: the next tensor may wait for the lost one."""
+        for call in tuple(self._pending):
+            if call.done():
+                self._outcome(call)
+
+    def _outcome(self, call: torch.futures.Future[None]) -> None:
         try:
-            self._pending.pop(0).wait()
+            call.wait()
         except RuntimeError as exc:
             raise TransportError(f"{self._peer}: rpc failed: {_first_line(exc)}") from exc
 
@@ -82,7 +95,10 @@ class RpcHops:
     ) -> None:
         count = len(peers)
         self._run = run
-        self.receiver = Inbox(peers[(stage_index - 1) % count][0])
+        onward = (stage_index + 1) % count
+        hosts = [_address_of(endpoint.rpartition(":")[0]) for _, endpoint in peers]
+        self.sender = RpcSender(run, f"stage{onward}", peers[onward][0], hosts)
+        self.receiver = Inbox(peers[(stage_index - 1) % count][0], self.sender.look)
         _inboxes[run] = self.receiver
         for variable in ("TP_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):  # both agents would rather guess by the host's name
             os.environ.setdefault(variable, interface_of(peers[stage_index][1].rpartition(":")[0]))
@@ -107,8 +123,6 @@ class RpcHops:
         except (RuntimeError, ValueError) as exc:
             _inboxes.pop(run, None)
             raise TransportError(f"rpc group at {master[0]}:{master[1]}: {_first_line(exc)}") from exc
-        onward = (stage_index + 1) % count
-        self.sender = RpcSender(run, f"stage{onward}", peers[onward][0])
 
     def abort(self) -> None:
         """See Hops."""
@@ -141,17 +155,37 @@ def _or_end(job: Callable[[], None], limit_s: float, what: str) -> None:
         raise failed[0]
 
 
+def _notice_dead_links(hosts: frozenset[str]) -> None:
+    """Have connections to `hosts` end when the link is gone: TensorPipe has no option for that, its sockets do.
+
+    They may have TCP_USER_TIMEOUT, too, which what is under way needs: TensorPipe always takes what comes.
+    """
+    for one in psutil.Process().net_connections("tcp"):
+        if one.fd < 0 or not one.raddr or one.raddr.ip not in hosts:
+            continue
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(one.fd)) as sock:  # it may have been closed
+            notice_a_dead_link(sock)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_LINK_S * 1000)
+
+
 def interface_of(address: str) -> str:
     """The network interface that holds `address`.
 
     Raises:
         TransportError: this machine has no such address.
     """
-    wanted = socket.gethostbyname(address)
+    wanted = _address_of(address)
     for name, addresses in psutil.net_if_addrs().items():
         if any(one.address == wanted for one in addresses):
             return name
     raise TransportError(f"no network interface of this machine has the address {address}")
+
+
+def _address_of(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError as exc:
+        raise TransportError(f"no address is known for {host!r}: {exc}: name it in the device file") from exc
 
 
 def _pickled_bytes(run: str, trial: int) -> int:

@@ -129,7 +129,7 @@ def test_a_worker_with_a_small_stage_of_vgg16_does_not_hold_the_rest(tmp_path):
     assert file.num_bytes > 500e6
     script = """
         import json, sys
-        import psutil, torch
+        import psutil, torch, torchvision
         from pplib.model.partition import PartitionedModel
         from pplib.model.weights import find_weights, load_stage_weights
         from pplib.model.zoo import build_skeleton

@@ -104,7 +104,7 @@ def test_a_worker_holds_only_the_tensors_of_its_stage():
         after - start
         for after, start in zip((usage.resident_peak_bytes for usage in result.usages), before, strict=True)
     )
-    assert small < 150e6, "activations and the framework's own growth, not weights"
+    assert small < 300e6, "activations, torchvision and the framework's own growth, not weights"
     assert large > 500e6
 
 
