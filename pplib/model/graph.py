@@ -56,17 +56,6 @@ class TracedModel:
     facts: dict[str, NodeFacts]
     constants: frozenset[fx.Node]  # weights, and what is computed from weights only
 
-    @property
-    def input_node(self) -> fx.Node:
-        """The placeholder of the model's input."""
-        return self.nodes[0]
-
-    @property
-    def output_node(self) -> fx.Node:
-        """The node whose value the model returns."""
-        (node,) = self.nodes[-1].all_input_nodes
-        return node
-
     def layer_cuts(self) -> list[Cut]:
         """Every place where exactly one tensor is alive, in order; first the input, last the output.
 

@@ -8,19 +8,17 @@ import re
 import selectors
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from pplib.devices import Device, Testbed, assign_cores
+from pplib.devices import Device
 from pplib.environment import INTERFACE_VARIABLES, load_environment
 from pplib.errors import WorkerError
 from pplib.runtime.serve import Ready
-from pplib.testbed.namespaces import Namespaces, Place
-from pplib.testbed.parallel import all_or_error, for_each
+from pplib.testbed.namespaces import Place
 
 WORKERS = Path(__file__).resolve().parents[2] / "workers"
 
@@ -216,27 +214,6 @@ def arguments_of(device: Device, cores: Sequence[int], more: Mapping[str, object
 def _import_path() -> str:
     """Where this process finds modules: a user's own model must be found by its workers too."""
     return os.pathsep.join(dict.fromkeys([str(Path.cwd()), *(path for path in sys.path if path)]))
-
-
-@contextlib.contextmanager
-def local_workers(
-    testbed: Testbed, token: bytes, backends: Sequence[str], net: Namespaces | None = None
-) -> Iterator[list[tuple[LocalWorker, Ready]]]:
-    """Start one worker per device, all at once, in the emulated network if there is one; stop them on the way out.
-
-    Raises:
-        WorkerError: one did not start.
-    """
-    with tempfile.TemporaryDirectory(prefix="paretopipe-") as folder, contextlib.ExitStack() as stack:
-        workers = [
-            LocalWorker(device, cores, token, script_of(backends), Path(folder), net.place(i) if net else None)
-            for i, (device, cores) in enumerate(zip(testbed.devices, assign_cores(testbed.devices), strict=True))
-        ]
-        for worker in workers:
-            stack.callback(worker.stop)
-        limit_s = testbed.ready_timeout_s
-        started = for_each(workers, lambda worker: worker.start(limit_s), limit_s + 30)
-        yield list(zip(workers, all_or_error(started), strict=True))
 
 
 def script_of(backends: Sequence[str]) -> str:

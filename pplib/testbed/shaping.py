@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 import shlex
-import subprocess
 from collections.abc import Sequence
 from typing import Annotated, Protocol
 
@@ -22,7 +21,6 @@ from pplib.testbed.queueing import Command, egress_commands
 ROOT = 0x77
 FIRST_LEAF = 0x100
 RESTORABLE = ("bfifo", "fq_codel", "netem", "pfifo", "sfq", "tbf")
-DONE_S = 20.0
 
 
 class Completed(msgspec.Struct, frozen=True):
@@ -52,17 +50,6 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     direction: Direction
     ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65535)], ...] = ()
     peer: str | None = None
-
-
-def run_here(command: Sequence[str]) -> Completed:
-    """The runner for this machine."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=DONE_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        return Completed(127, "", str(exc))
-    return Completed(done.returncode, done.stdout, done.stderr)
 
 
 def shape_commands(interface: str, rules: Sequence[Rule], exempt_ports: Sequence[int] = (22,)) -> list[Command]:

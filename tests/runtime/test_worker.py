@@ -23,7 +23,8 @@ from pplib.runtime.connection import endpoint_of
 from pplib.runtime.coordinator import Coordinator
 from pplib.runtime.stage_loop import Length
 from pplib.sweep.experiment import prepare
-from pplib.testbed.local import WORKERS, local_workers
+from pplib.testbed.local import WORKERS
+from tests.runtime.local_workers import local_workers
 
 TOKEN = secrets.token_bytes(32)
 TINY = {"model": "tests.models:tiny", "num_images": 8, "batch_size": 2, "in_flight": 2}
@@ -218,7 +219,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     code = (
         "import sys, time\n"
         "from pplib.devices import Device, Testbed\n"
-        "from pplib.testbed.local import local_workers\n"
+        "from tests.runtime.local_workers import local_workers\n"
         "with local_workers(Testbed(devices=[Device(name='a'), Device(name='b')]), b't' * 32, ['socket']) as started:\n"
         "    print(*(worker.pid for worker, _ in started), flush=True)\n"
         "    sys.stdin.readline()\n"

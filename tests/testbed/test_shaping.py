@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pplib.devices import Device
 from pplib.errors import ConfigError, TransportError
 from pplib.links import Direction
+from pplib.testbed.machine import ThisMachine
 from pplib.testbed.namespaces import namespaces, supported
 from pplib.testbed.queueing import egress_commands
 from pplib.testbed.shaping import (
@@ -21,13 +23,13 @@ from pplib.testbed.shaping import (
     Rule,
     Shaping,
     restore_command,
-    run_here,
     shape_commands,
     unshape_commands,
     watchdog_command,
 )
 
 LIMIT_S = 60.0
+HERE = ThisMachine(Device(name="here"))
 PEER = Path(__file__).resolve().parent / "peer.py"
 SLOW = Direction(delay_s=0.2, rate_bit_s=5e6)
 
@@ -183,7 +185,7 @@ def test_the_timer_runs_while_it_is_renewed_and_undoes_once_it_is_not(tmp_path):
     token.write_text("1")
     command = watchdog_command("lo", ["touch", str(undone)], str(token), 2)
     command[-1] = command[-1].replace("tc qdisc del dev lo root handle 77:", "true")
-    assert run_here(command).returncode == 0
+    assert HERE.run(command).returncode == 0
     end, count = time.monotonic() + 4, 1
     while time.monotonic() < end:  # twice as long as it would last by itself
         count += 1
@@ -204,7 +206,7 @@ class Interface:
         self._net, self._device = net, device
 
     def __call__(self, command):
-        return run_here([*self._net.prefix(self._device), *command])
+        return HERE.run([*self._net.prefix(self._device), *command])
 
     def shown(self):
         return self(["tc", "qdisc", "show", "dev", "data"]).stdout
