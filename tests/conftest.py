@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# Before a command that Ctrl-C is to end: tests that run in the background of a shell have SIGINT ignored.
+INTERRUPTIBLE = ["env", "--default-signal=INT"]
 
 
 @pytest.fixture(autouse=True, scope="session")

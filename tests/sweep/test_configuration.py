@@ -129,7 +129,8 @@ def test_a_pipeline_that_computes_something_else_is_a_failed_trial_and_not_a_res
 
 
 @pytest.mark.parametrize(("backend", "how"), [("rpc", signal.SIGKILL), ("socket", signal.SIGSTOP)])
-def test_a_lost_worker_costs_one_trial_and_is_brought_back(tiny, shared_workers, backend, how):
+def test_a_lost_worker_costs_one_trial_and_is_brought_back(tiny, shared_workers, backend, how, monkeypatch):
+    monkeypatch.setattr("pplib.testbed.supervisor.SILENT_S", 6.0)
     chosen = {"repeats": 20, "partition_points": [2], "backend": backend, "num_images": 200}
     experiment = prepare(configuration({**tiny, **chosen}))
     parent = psutil.Process()

@@ -14,14 +14,18 @@ import psutil
 import pytest
 import yaml
 
+from pplib.config import configuration
 from pplib.records import read_record
 from pplib.sweep.batch import NOTEBOOKS
+from pplib.sweep.configuration import run_missing
+from pplib.sweep.experiment import prepare
+from tests.conftest import INTERRUPTIBLE
 
 pytestmark = pytest.mark.alone
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 200
-SWEEP = [sys.executable, "-m", "pplib.sweep"]
+SWEEP = [*INTERRUPTIBLE, sys.executable, "-m", "pplib.sweep"]
 PAPERMILL = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOKS / "sweep.ipynb"), "out.ipynb"]
 
 
@@ -112,9 +116,7 @@ def test_a_shaped_run_that_is_ended_leaves_nothing_and_goes_on_where_it_stopped(
     assert len(kept) >= 3
     if how != "Ctrl-C":
         return  # what is on the disk is the same: going on is shown once
-    (links / "values.yaml").write_text(yaml.safe_dump({**values, "repeats": 2}))
-    again = start([*SWEEP, "values.yaml"], links)
-    _, error = again.communicate(timeout=240)
-    assert again.returncode == 0, error.decode()
+    again = run_missing(prepare(configuration({**values, "repeats": 2})), progress=False)
+    assert set(again["status"]) == {"ok"}, again["error"].tolist()
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept), "nothing is done twice"
     assert len(verified(trials)) >= 6

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pplib.sweep.experiment import LEAST_TRIAL_S
+from tests.conftest import INTERRUPTIBLE
 from tests.testbed.faults import (
     BACKENDS,
     FAULTS,
@@ -69,7 +70,7 @@ def test_workers_and_their_files_are_gone_soon_after_their_coordinator(devices, 
         "PYTHONPATH": os.pathsep.join([str(OWNER.parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     with subprocess.Popen(
-        [sys.executable, str(OWNER), str(devices.devices), str(FORGOTTEN_S)],
+        [*INTERRUPTIBLE, sys.executable, str(OWNER), str(devices.devices), str(FORGOTTEN_S)],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
