@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pplib.errors import WeightsError, WorkerError
 
 # PyTorch, oneDNN, the kernel and the C++ library each have words of their own.
-_SIGNS = ("allocate memory", "out of memory", "bad_alloc", "could not create a memory")
+_SIGNS = ("allocate memory", "out of memory", "bad_alloc", "could not create a memory", "memoryerror")
 
 
 @contextlib.contextmanager

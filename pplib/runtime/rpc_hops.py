@@ -76,7 +76,8 @@ class RpcSender:
 
     def _outcome(self, call: torch.futures.Future[None]) -> None:
         try:
-            call.wait()
+            with memory_for(f"{self._peer}: while it took a tensor"):
+                call.wait()
         except RuntimeError as exc:
             raise TransportError(f"{self._peer}: rpc failed: {_first_line(exc)}") from exc
 

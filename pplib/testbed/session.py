@@ -40,6 +40,7 @@ from pplib.testbed.tunnel import tunnels
 
 _OWN: dict[str, Session] = {}  # those that this process has opened, by the path of their file
 RETRY_S = 0.3
+MOST_ATTEMPTS = 3
 
 
 class Session:
@@ -103,17 +104,21 @@ class Session:
 
         With one that was started since, the members of an earlier group can form none: they are ended, and
         that before the missing one is up, so that all are started at the same time.
+
+        Raises:
+            WorkerError: one cannot be reached, or they come and go.
         """
-        there = [self._reach_now(address, stack) for address in addresses]
-        if len({client.description.rpc_groups if client else 0 for client in there}) > 1:
-            for client in filter(None, there):
-                if client.description.rpc_groups:
-                    with contextlib.suppress(WorkerError):  # it has ended already
-                        client.request(Stop(), 10)
-                client.close()
-            there = [None] * len(addresses)
-        pairs = zip(there, addresses, strict=True)
-        return [client or self._reach(address, stack) for client, address in pairs]
+        for _ in range(MOST_ATTEMPTS):
+            there = [self._reach_now(address, stack) for address in addresses]
+            if not _alike(there):
+                _end_members(there)
+                there = [None] * len(addresses)
+            pairs = zip(there, addresses, strict=True)
+            clients = [client or self._reach(address, stack) for client, address in pairs]
+            if _alike(clients):
+                return clients
+            _end_members(clients)  # one that seemed to be gone was busy: it had not been started again
+        raise WorkerError(f"{', '.join(one.name for one in addresses)}: started again and again: see their logs")
 
     def _reach_now(self, address: Address, stack: contextlib.ExitStack) -> WorkerClient | None:
         try:
@@ -141,6 +146,20 @@ class Session:
                 if time.monotonic() > end:
                     raise WorkerError(f"{exc}: {last_words(log, 0, 0.0)}") from exc
                 time.sleep(RETRY_S)
+
+
+def _alike(clients: Sequence[WorkerClient | None]) -> bool:
+    """Whether they can form an rpc group: PyTorch counts those that a process has joined; one to come has joined 0."""
+    return len({client.description.rpc_groups if client else 0 for client in clients}) <= 1
+
+
+def _end_members(clients: Sequence[WorkerClient | None]) -> None:
+    """End the processes that have joined a group, and let go of all."""
+    for client in filter(None, clients):
+        if client.description.rpc_groups:
+            with contextlib.suppress(WorkerError):  # it has ended already
+                client.request(Stop(), 10)
+        client.close()
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ FAULTS = [
     Fault("worker stopped (SIGSTOP)", stopped, r"device-1: .*silent"),
     Fault("link cut inside a tensor", cut, r"device-[01]: .*device-[01]"),
     Fault("device rebooted", rebooted, r"device-1: "),
-    Fault("out of memory in a stage", short_of_memory, r"(?i)device-1: .*stage ?1.*memory"),
+    Fault("out of memory in a stage", short_of_memory, r"(?i)device-1\b.*memory"),
 ]
 if ROOT:
     FAULTS.append(Fault("killed, and the device's disk full", no_room_to_start, r"device-1: .*exit status 137"))
