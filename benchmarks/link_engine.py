@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from pplib.devices import Device, Testbed
 from pplib.links import HEADER_BYTES, SEGMENT_BYTES, Direction, HopMeasurement, LinkProfile
-from pplib.testbed.link_check import measure_link
+from pplib.pipeline.coordinator.link_measurement import measure_link
 from pplib.testbed.session import open_pipeline, workers_up
 
 PAYLOAD = SEGMENT_BYTES / (SEGMENT_BYTES + HEADER_BYTES)

@@ -19,7 +19,7 @@ import msgspec
 
 from pplib.devices import Testbed, load_testbed
 from pplib.links import UNSHAPED, HopMeasurement
-from pplib.testbed.link_check import measure_link
+from pplib.pipeline.coordinator.link_measurement import measure_link
 from pplib.testbed.session import open_pipeline
 
 QUANTITIES: dict[str, Callable[[HopMeasurement], float]] = {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pplib.decode import decode, plain, read_yaml
-from pplib.errors import ConfigError, nearest
+from pplib import ROOT
+from pplib.decode import decode, plain, shown
+from pplib.errors import ConfigError
+from pplib.files.expanded import expanded
+from pplib.files.names import LONGEST_NAME, check_name, check_path
 from pplib.links import LinkProfile, find_link
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Backend = Literal["socket", "rpc"]
 Granularity = Literal["block", "layer"]
 Points = Literal["all", "auto", "even"] | list[int | list[int]]
@@ -30,27 +34,30 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     `max_trial_s` ends a trial over a slow link about then, with fewer images, but at least
     `LEAST_MICROBATCHES` measured microbatches; the record says how many (`num_microbatches`).
+
+    `variant` ends the name of the results' folder; a grid gives it where lists vary what names do not tell.
     """
 
     name: str = "default"
     model: str = "mobilenet_v2"
     weights: str = "random"
-    num_classes: Positive | None = None
+    num_classes: Count | None = None
     dataset: str = "synthetic"
-    num_images: Positive = 64
-    batch_size: Positive = 8
+    num_images: Count = 64
+    batch_size: Count = 8
     granularity: Granularity = "block"
     partition_points: Points = "all"
-    num_stages: Annotated[int, msgspec.Meta(ge=2)] = 2
+    num_stages: Annotated[int, msgspec.Meta(ge=2, le=64)] = 2
     backend: Backend = "socket"
     link: str = "none"
-    in_flight: Positive = 1
+    in_flight: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 1
     max_trial_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    repeats: Positive = 3
+    repeats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 3
     devices: str = "params/devices/local.yaml"
     optimize: bool = True
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     output_dir: str = "outputs"
+    variant: str | None = None
 
     @property
     def num_microbatches(self) -> int:
@@ -79,15 +86,31 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Raises:
             ConfigError: the link file has no such name, or cannot be read.
         """
-        return find_link(self.link, _links_file())
+        return find_link(self.link, input_path(LINKS_FILE))
+
+    @property
+    def devices_file(self) -> Path:
+        """The file that `devices` names.
+
+        Raises:
+            ConfigError: there is none; says where it was looked for.
+        """
+        path = input_path(self.devices)
+        if not path.is_file():
+            raise ConfigError(f"devices: no such file: {self.devices}{looked_in(self.devices)}")
+        return path
+
+    @property
+    def folder_model(self) -> str:
+        """The model's name as it stands in names of folders."""
+        return self.model.replace(":", ".")
 
     @property
     def identity(self) -> str:
         """Folder name of this configuration's results: what distinguishes it inside one grid."""
-        model = self.model.replace(":", ".")
-        parts = [model, self.granularity, f"k{self.num_stages}", f"b{self.batch_size}", self.backend]
+        parts = [self.folder_model, self.granularity, f"k{self.num_stages}", f"b{self.batch_size}", self.backend]
         parts += [self.link, f"f{self.in_flight}"]
-        return "_".join(parts + ([] if self.optimize else ["plain"]))
+        return "_".join(parts + ([] if self.optimize else ["plain"]) + ([self.variant] if self.variant else []))
 
     @property
     def folder(self) -> Path:
@@ -101,7 +124,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def measured(self) -> dict[str, Any]:
         """The parameters that decide what a trial measures; results of unlike ones never mix."""
-        skipped = {"name", "output_dir", "partition_points", "repeats", "devices"}
+        skipped = {"name", "output_dir", "variant", "partition_points", "repeats", "devices"}
         return {key: value for key, value in self.as_dict().items() if key not in skipped}
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,112 +150,104 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
     for key, value in values.items():
         if isinstance(value, list) and key in PARAMETERS and key != "partition_points":
             raise ConfigError(
-                f"{where}{key}: expected one value, got the list {value!r}: lists make a grid, and a grid "
-                "is run by `python -m pplib.sweep GRID.yaml`"
+                f"{where}{key}: expected one value, got the list {shown(value)}: lists make a grid, and a grid "
+                "is run by `paretopipe sweep GRID.yaml`"
             )
     config: Configuration = decode(values, Configuration, where)
-    return _checked(config, where)
-
-
-def from_notebook(namespace: Mapping[str, object], **fixed: object) -> Configuration:
-    """The configuration a notebook's parameter cells define, read from its `globals()`, and `fixed`.
-
-    Papermill only warns about a parameter the notebook does not have, and runs with the default;
-    here such a name is an error. Call it in the cell after the parameters: imported modules,
-    functions and names that begin with an underscore are not parameters.
-    """
-    return configuration({**notebook_parameters(namespace), **fixed})
-
-
-def reject_unknown(namespace: Mapping[str, object], known: Sequence[str]) -> None:
-    """Make sure that a notebook was given no parameter but the `known` ones.
-
-    Raises:
-        ConfigError: the unknown one, and those nearest to it.
-    """
-    for name in notebook_parameters(namespace):
-        if name not in known:
-            raise ConfigError(f"{name}: unknown parameter; {nearest(name, known)}")
-
-
-def notebook_parameters(namespace: Mapping[str, object]) -> dict[str, object]:
-    """The plain values a notebook's first cells have defined (no modules, callables, `In`, `Out`)."""
-    shell = {"In", "Out", "get_ipython", "exit", "quit", "open"}
-    return {
-        key: value
-        for key, value in namespace.items()
-        if not key.startswith("_")
-        and key not in shell
-        and (value is None or isinstance(value, bool | int | float | str | list | tuple | dict))
-    }
-
-
-def _checked(config: Configuration, where: str) -> Configuration:
+    if config.model.endswith(".py"):
+        raise ConfigError(
+            f"{where}model: expected a name of torchvision's or package.module:function, got {shown(config.model)}: "
+            "the function `net` in models/mine.py is models.mine:net"
+        )
     if config.num_images % config.batch_size or config.num_microbatches < 2:
         lower = max(2, config.num_microbatches) * config.batch_size
         raise ConfigError(
             f"{where}num_images: expected a multiple of batch_size={config.batch_size} with at least 2 "
             f"microbatches, got {config.num_images}: try {lower} or {lower + config.batch_size}"
         )
+    for key in ("link", "weights", "dataset", "devices", "output_dir"):
+        check_path(f"{where}{key}", getattr(config, key))
+    for key in ("weights", "devices", "output_dir"):
+        try:
+            expanded(getattr(config, key))
+        except ConfigError as exc:
+            raise ConfigError(f"{where}{key}: {exc}") from exc
     try:
-        find_link(config.link, _links_file())
+        find_link(config.link, input_path(LINKS_FILE))
     except ConfigError as exc:
         raise ConfigError(f"{where}{exc}") from exc
-    if not config.name or Path(config.name).name != config.name:
-        raise ConfigError(f"{where}name: expected a plain folder name, got {config.name!r}")
+    check_name(f"{where}name", config.name)
+    check_name(f"{where}model", config.folder_model[:LONGEST_NAME])
+    if config.partition_points == []:
+        raise ConfigError(f"{where}partition_points: expected all, auto, even or at least one point, got an empty list")
+    if isinstance(config.partition_points, list):
+        check_once(f"{where}partition_points", config.partition_points)
+    return with_folder(config, where)
+
+
+def with_folder(config: Configuration, where: str) -> Configuration:
+    """`config`, if its folder can be made.
+
+    Raises:
+        ConfigError: its name cannot be a folder's.
+    """
+    if config.variant is not None:
+        check_name(f"{where}variant", config.variant)
+    check_name(f"{where}the folder that model, link and variant name", config.identity)
     return config
 
 
-class Grid(msgspec.Struct, frozen=True):
-    """A YAML file whose lists expand into configurations.
-
-    `keep` is "all", or "summary" to drop timelines and executed notebooks once the summary is written.
-    """
-
-    configurations: tuple[Configuration, ...]
-    keep: Literal["all", "summary"] = "all"
-
-
-def load_grid(path: Path) -> Grid:
-    """Read a grid and expand its lists, the last key varying fastest.
+def check_once(what: str, values: Sequence[object]) -> None:
+    """Make sure that nothing stands twice in a list.
 
     Raises:
-        ConfigError: the file is missing, no mapping, or one of its configurations is not valid.
+        ConfigError: something does.
     """
-    values = read_yaml(path)
-    keep: Literal["all", "summary"] = decode(values.pop("keep", "all"), Literal["all", "summary"], f"{path}: keep")
-    where = f"{path}: "
-    expanded: list[dict[str, object]] = [{}]
-    for key, value in values.items():
-        choices = value if isinstance(value, list) and key != "partition_points" else [value]
-        if not choices:
-            raise ConfigError(f"{where}{key}: expected at least one value, got an empty list")
-        expanded = [{**one, key: choice} for one in expanded for choice in choices]
-    configurations = tuple(configuration(one, where) for one in expanded)
-    for key in ("name", "output_dir", "devices"):
-        if isinstance(values.get(key), list):
-            raise ConfigError(f"{where}{key}: expected one value for the whole grid, got a list")
-    folders = [config.identity for config in configurations]
-    doubled = sorted({folder for folder in folders if folders.count(folder) > 1})
-    if doubled:
-        raise ConfigError(
-            f"{where}two configurations share the folder {doubled[0]!r}: lists may vary model, granularity, "
-            "num_stages, batch_size, backend, link, in_flight and optimize; give the rest another `name`"
-        )
-    return Grid(configurations, keep)
-
-
-def _links_file() -> Path:
-    """The user's link file, or where there is none, that of the checkout."""
-    path = project_path(LINKS_FILE)
-    return path if path.exists() else Path(__file__).resolve().parent.parent / LINKS_FILE
+    seen: set[str] = set()
+    for value in values:
+        same = repr(float(value)) if isinstance(value, int | float) else repr(value)  # 1, 1.0 and true
+        if same in seen:
+            raise ConfigError(f"{what}: {shown(value)} stands twice in the list: keep one of them")
+        seen.add(same)
 
 
 def project_path(path: str | Path) -> Path:
     """A relative path as a user means it: from the current folder, but from the checkout's root
-    when a notebook runs inside `notebooks/`, as JupyterLab does.
+    when a notebook runs inside `notebooks/` or `my-notebooks/`, as JupyterLab does.
+
+    For what is written; what is read, `input_path` finds.
     """
-    path = Path(path).expanduser()
-    here = Path.cwd()
-    root = Path(__file__).resolve().parent.parent
-    return path if path.is_absolute() else (root if here == root / "notebooks" else here) / path
+    return search_folders()[0] / expanded(path)
+
+
+def input_path(path: str | Path) -> Path:
+    """Where a file or folder that is to be read is: the first of `search_folders` that has it.
+
+    So `weights`, `dataset` and `devices` mean the same in a sweep, under papermill and in JupyterLab. A path
+    that is nowhere is given as it would be in the first; `looked_in` says where it was looked for.
+    """
+    places = [folder / expanded(path) for folder in search_folders()]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def looked_in(path: str | Path) -> str:
+    """The folders in which `input_path` looks, for the error that a path is nowhere; empty if it is absolute."""
+    if expanded(path).is_absolute():
+        return ""
+    return f" (looked in {' and in '.join(str(folder) for folder in search_folders())})"
+
+
+def search_folders() -> list[Path]:
+    """Where relative paths and users' modules are looked for: the current folder (but the checkout's root in
+    place of its `notebooks/` and `my-notebooks/`), then the checkout's root.
+    """
+    here, root = Path.cwd(), ROOT
+    inside = any(here.is_relative_to(root / folder) for folder in ("notebooks", "my-notebooks"))
+    return list(dict.fromkeys([root if inside else here, root]))
+
+
+def make_importable() -> None:
+    """Let users' modules in `search_folders` be imported; what is found elsewhere goes before."""
+    for folder in search_folders():
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from dotenv import dotenv_values
 
+from pplib import ROOT
 from pplib.decode import decode
 from pplib.devices import Port
 from pplib.errors import ConfigError
@@ -44,7 +45,7 @@ def load_environment(path: Path | None = None) -> Environment:
     Raises:
         ConfigError: a port that is no port, or an interface this machine does not have.
     """
-    file = path or Path(__file__).resolve().parent.parent / ".env"
+    file = path or ROOT / ".env"
     said: dict[str, str | None] = dict(dotenv_values(file)) if file.is_file() else {}
     values: dict[str, object] = {}
     for name in NAMES:

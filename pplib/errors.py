@@ -38,6 +38,10 @@ class TransportError(ParetoPipeError):
     """A connection failed: refused, closed by the peer, timed out."""
 
 
+class DeadlineError(TransportError):
+    """A peer did not say or take something in time; the connection may be well."""
+
+
 class ProtocolError(TransportError):
     """The peer sent something the protocol or the partition plan does not allow."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from pplib.decode import decode, read_yaml
+from pplib.decode import decode, shown
 from pplib.errors import ConfigError, nearest
+from pplib.files.names import check_name
+from pplib.files.yaml_file import read_yaml
 
 MOST_DELAY_S = 1.0  # the handshake of two workers has 5 s for its round trips
 
@@ -75,10 +76,9 @@ def load_links(path: Path) -> dict[str, LinkProfile]:
     profiles = {}
     for name, entry in read_yaml(path).items():
         entry, here = {} if entry is None else entry, f"{path}: {name}"
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", str(name)):
-            raise ConfigError(f"{here}: expected a name of letters, digits, dots and dashes: it names folders")
+        check_name(here, name)  # it names folders
         if not isinstance(entry, dict):
-            raise ConfigError(f"{here}: expected keys such as delay_s and rate_bit_s, got {entry!r}")
+            raise ConfigError(f"{here}: expected keys such as delay_s and rate_bit_s, got {shown(entry)}")
         if entry.keys() & {"forward", "backward"}:
             both: _TwoWays = decode(entry, _TwoWays, f"{here}.")
         else:
@@ -185,3 +185,27 @@ def deviations(profile: LinkProfile, hops: list[HopMeasurement]) -> list[str]:
                     f"requested rate of {direction.rate_bit_s / 1e6:.3f} Mbit/s"
                 )
     return found
+
+
+QUEUE_S = 0.1
+
+
+MIN_QUEUE_BYTES = 96_000
+
+
+UNLIMITED_BYTES = 64 * 2**20
+
+
+def queue_bytes(direction: Direction) -> int:
+    """What may wait for the link's rate: 0.1 s of it plus a round trip at its delay, at least 96 kB.
+
+    A TCP sender thus finds the buffer a sensible router would have: enough to keep the link full,
+    bounded, and then its packets are dropped.
+
+    >>> queue_bytes(Direction(delay_s=0.2, rate_bit_s=5e6))
+    312500
+    """
+    if direction.rate_bit_s is None:
+        return UNLIMITED_BYTES
+    seconds = QUEUE_S + 2 * direction.delay_s
+    return max(MIN_QUEUE_BYTES, round(direction.rate_bit_s / 8 * seconds))

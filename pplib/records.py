@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -10,10 +11,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from pplib.columns import OF_ALL_TRIALS
 from pplib.errors import OutputError
+from pplib.files.own_paths import without_own_paths
 from pplib.links import LinkRecord
 
 SCHEMA_VERSION = 1
+HALF = ".half"  # ends the name of a file that is being written
 
 
 class StageTimeline(msgspec.Struct, kw_only=True):
@@ -91,20 +95,23 @@ def trial_path(folder: Path, points: tuple[int, ...], repeat: int) -> Path:
     return folder / "trials" / f"{point_label(points)}_r{repeat}.json"
 
 
-def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
+def write_atomic(path: Path, content: bytes, mode: int = 0o644, durable: bool = True) -> None:
     """Write a whole file or nothing: a reader, or a crash, never sees half of it.
+
+    One that is not `durable` is not waited for until the disk has it: it is lost with the machine.
 
     Raises:
         OutputError: the folder cannot be made or written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             Path(temporary).chmod(mode)
             Path(temporary).replace(path)
         except BaseException:
@@ -112,6 +119,14 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
             raise
     except OSError as exc:
         raise not_written(path, exc) from exc
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed processes were writing below a folder of results, which nobody writes into now."""
+    for place in (folder, folder / "trials", folder / "charts"):
+        for path in place.glob(f".*{HALF}"):
+            with contextlib.suppress(OSError):  # then it stays, and harms nobody
+                path.unlink()
 
 
 def not_written(path: Path, exc: OSError) -> OutputError:
@@ -122,8 +137,9 @@ def not_written(path: Path, exc: OSError) -> OutputError:
 
 
 def write_record(path: Path, record: TrialRecord) -> None:
-    """Store one trial."""
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(record), indent=1))
+    """Store one trial; what it tells of paths of this machine is told as it is meant elsewhere."""
+    text = msgspec.json.format(msgspec.json.encode(record).decode(), indent=1)
+    write_atomic(path, without_own_paths(text, str(record.configuration.get("output_dir", ""))).encode())
 
 
 def read_record(path: Path) -> TrialRecord:
@@ -148,9 +164,10 @@ def summary_row(record: TrialRecord) -> dict[str, Any]:
     """One tidy row: the configuration, the point, the outcome, the metrics."""
     config = record.configuration
     points = record.partition_points
-    head = [key for key in config if key not in {"partition_points", "repeats", "devices", "output_dir"}]
+    head = [key for key in config if key not in OF_ALL_TRIALS]
     return {
         **{key: config.get(key) for key in head},
+        **_ran_on(record),
         "partition_point": points[0] if len(points) == 1 else record.label[1:],
         "partition_label": record.label,
         "partition_name": record.partition_name,
@@ -164,6 +181,26 @@ def summary_row(record: TrialRecord) -> dict[str, Any]:
         **({} if record.link is None else link_columns(record.link)),
         **record.metrics,
     }
+
+
+def _ran_on(record: TrialRecord) -> dict[str, Any]:
+    """What a trial ran on and with, in words: one column each, devices in pipeline order."""
+
+    def each(key: str) -> str | None:
+        told = [device.get(key) for device in record.devices]
+        return " + ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in told) if any(told) else None
+
+    on_devices = {
+        "device_names": each("name"),
+        "cpu": each("cpu"),
+        "gpu": each("gpu"),
+        "torch": each("torch"),
+        "device_torch_devices": each("torch_device"),
+        "device_threads": each("threads"),
+        "device_slowdowns": each("slowdown"),
+    }
+    with_what = ("git_commit", "weights_sha256", "images_sha256", "model_sha256")
+    return {**on_devices, **{key: record.environment.get(key) for key in with_what}}
 
 
 def link_columns(link: LinkRecord) -> dict[str, float | str | None]:

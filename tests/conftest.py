@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from pplib.files.late_import import put_off_slow_imports
+
+put_off_slow_imports()
+# Several tests share few cores: threads of one operation would mostly wait for each other, also in what tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 # Before a command that Ctrl-C is to end: tests that run in the background of a shell have SIGINT ignored.
 INTERRUPTIBLE = ["env", "--default-signal=INT"]
+# Who asks for one of these needs parts of the system that may be missing: it is skipped there, with the reason.
+OPTIONAL_FIXTURES = {"browser", "emulated_links", "remote", "remote_possible", "start_remote", "shared_link", "window"}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -44,7 +52,16 @@ def _plain_session():
 
 
 @pytest.fixture(scope="session")
-def _shaped_session():
+def emulated_links():
+    """Skips a test that emulates links, where that cannot be done."""
+    from pplib.testbed.emulation.namespaces import supported
+
+    if reason := supported():
+        pytest.skip(f"no network namespaces here: {reason}")
+
+
+@pytest.fixture(scope="session")
+def _shaped_session(emulated_links):
     with _session(shaped=True) as session:
         yield session
 
@@ -62,9 +79,17 @@ def shared_link(_shaped_session, monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests that need a GPU take no part where there is none: a GPU is no component CI could install."""
+    """Mark what needs optional parts; leave out what needs a GPU where there is none, as CI could not install one.
+
+    Files that wait for devices come first: at the end nothing is left to run beside them.
+    """
     import torch
 
+    for item in items:
+        if OPTIONAL_FIXTURES & set(item.fixturenames):
+            item.add_marker("optional")
+    waiting = {item.path for item in items if item.get_closest_marker("optional")}
+    items.sort(key=lambda item: item.path not in waiting)
     if not torch.cuda.is_available():
         gpu = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=gpu)

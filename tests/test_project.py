@@ -11,28 +11,34 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-from pplib.config import PARAMETERS, load_grid
+from pplib.columns import COLUMNS, page
+from pplib.config import PARAMETERS
 from pplib.devices import load_testbed
+from pplib.grid import load_grid
+from pplib.testbed.provision.torch_builds import ARM64_CPU
 
 ROOT = Path(__file__).resolve().parents[1]
 GRIDS = sorted(path for path in (ROOT / "params").glob("*.yaml") if path.stem != "links")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# A room may import from those named; the vocabulary is everything directly in pplib/, and the
-# package of device files, whose command line alone reaches the devices.
-VOCABULARY = {"", "devices"}
-COMMAND_LINES = {"devices/__main__.py": {"testbed"}}
+# What may import what: a room only from itself and from the rooms named, and within a room a folder only from itself
+# and from the folders before it. The vocabulary is what stands directly in pplib/, and its folders, whose command
+# lines alone reach the devices.
 ROOMS = {
-    "": set(),
-    "devices": {""},
-    "model": {""},
-    "runtime": {"", "model"},
-    "testbed": {"", "runtime"},
-    "analysis": {""},
-    "view": {"", "analysis"},
-    "sweep": {"", "model", "runtime", "testbed", "analysis", "view"},
+    "": (set(), []),
+    "model": ({""}, ["tracing", "stages", "weights", ""]),
+    "pipeline": ({"", "model"}, ["process", "monitor", "wire", "hops", "stage", "worker", "coordinator"]),
+    "analysis": ({""}, ["", "trials", "estimated", "predicted"]),
+    "testbed": (
+        {"", "pipeline"},
+        ["ssh", "shipping", "shaping", "emulation", "provision", "workers", ""],
+    ),
+    "view": ({"", "analysis"}, ["charts", ""]),
+    "sweep": ({"", "model", "pipeline", "testbed", "analysis", "view"}, ["", "job"]),
 }
+COMMAND_LINES = {"devices/__main__.py": {"testbed"}, "cache/devices.py": {"testbed"}, "sweep/__main__.py": {"job"}}
 
 
 def requirement_lines(path):
@@ -47,17 +53,55 @@ def test_the_three_requirement_files_agree():
     assert set(requirement_lines(ROOT / "requirements-pi.txt")) <= set(project)
 
 
+def test_what_is_imported_is_declared_with_a_lowest_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert [line for line in lines if ">=" not in line] == []
+    declared = [re.split(r"[><=~]", line)[0] for line in project["dependencies"]]
+    names = {MODULES.get(name, name.replace("-", "_")) for name in declared} | {"pplib"}
+    paths = [*(ROOT / "pplib").rglob("*.py"), *(ROOT / "workers").glob("*.py")]
+    found = {name.partition(".")[0]: path.name for path in paths for name in imported(path)}
+    assert {top: path for top, path in found.items() if top not in names | STANDARD} == {}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "locks").glob("*.txt")), ids=lambda p: p.stem)
+def test_a_lock_file_has_all_that_is_declared_with_hashes_and_names_no_index(path):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = path.read_text().replace("\\\n", " ")
+    assert "://" not in text and "--index" not in text
+    locked = dict[str, list[str]]()
+    for line in text.splitlines():
+        assert re.search(r" --hash=sha256:[0-9a-f]{64}", line), line
+        name, version = re.match(r"([a-z0-9.-]+)==([\w.]+)", line).groups()
+        locked.setdefault(name, []).append(version)
+    of_a_device = requirement_lines(ROOT / "requirements-pi.txt")
+    everything = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    for line in of_a_device if path.stem.startswith("requirements-pi") else everything:
+        wanted = Requirement(line)
+        versions = locked[wanted.name.lower()]
+        assert all(wanted.specifier.contains(version) for version in versions), (line, versions)
+    if path.stem.endswith("arm64-cpu"):
+        assert {f"{name}=={locked[name][0]}" for name in ("torch", "torchvision")} == set(ARM64_CPU.constraints)
+
+
 def test_a_worker_needs_nothing_beyond_the_requirements_of_a_device():
     allowed = {re.split(r"[><=~]", line)[0] for line in requirement_lines(ROOT / "requirements-pi.txt")}
-    modules = {"pyyaml": "yaml"}
-    names = {modules.get(name, name) for name in allowed} | {"pplib", "PIL"}  # PIL comes with torchvision
-    for room in ("model", "runtime"):
-        for path in (ROOT / "pplib" / room).glob("*.py"):
+    names = {MODULES.get(name, name) for name in allowed} | {"pplib"}
+    for room in ("model", "pipeline"):
+        for path in (ROOT / "pplib" / room).rglob("*.py"):
             for name in imported(path):
                 top = name.partition(".")[0]
                 assert top in names or top in STANDARD, f"{path.name} imports {name}"
 
 
+MODULES = {
+    "pyyaml": "yaml",
+    "pillow": "PIL",
+    "ipython": "IPython",
+    "python-dotenv": "dotenv",
+    "nvidia-ml-py": "pynvml",
+    "vl-convert-python": "vl_convert",
+}
 STANDARD = set(__import__("sys").stdlib_module_names)
 
 
@@ -69,17 +113,30 @@ def imported(path):
             yield node.module
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_from_the_rooms_above_it(room):
-    for path in (ROOT / "pplib" / room).glob("*.py"):
-        more = COMMAND_LINES.get(str(path.relative_to(ROOT / "pplib")), set())
-        for name in imported(path):
-            parts = name.split(".")
-            if parts[0] != "pplib":
-                continue
-            other = parts[1] if len(parts) > 1 and (ROOT / "pplib" / parts[1]).is_dir() else ""
-            other = "" if other in VOCABULARY else other
-            assert other == room or other in ROOMS[room] | more, f"{path.relative_to(ROOT)} imports {name}"
+def place_of(parts):
+    """The room and the folder in it of a module of pplib, by the parts of its path or of its dotted name."""
+    folders = [part for i, part in enumerate(parts) if (ROOT / "pplib" / Path(*parts[: i + 1])).is_dir()]
+    if folders and folders[0] not in ROOMS:
+        return "", folders[0]
+    return (folders[0] if folders else ""), (folders[1] if len(folders) > 1 else "")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pplib").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_from_the_rooms_above_it_and_from_the_folders_before_it(path):
+    here = path.relative_to(ROOT / "pplib")
+    room, folder = place_of(here.parent.parts)
+    rooms, folders = ROOMS[room]
+    more = COMMAND_LINES.get(str(here), set())
+    for name in imported(path):
+        if name.partition(".")[0] == "pplib" and name != "pplib":
+            other, its = place_of(name.split(".")[1:])
+            near = other == room and (not folders or folders.index(its) <= folders.index(folder))
+            assert near or (other != room and other in rooms) or {other, its} & more, f"{here} imports {name}"
+
+
+def test_no_folder_of_the_library_holds_more_than_a_person_sees_at_once():
+    for folder in {path.parent for path in (ROOT / "pplib").rglob("*.py")}:
+        assert len(list(folder.glob("*.py"))) <= 12, folder
 
 
 def test_source_files_stay_small_and_say_what_they_are_for():
@@ -147,3 +204,34 @@ def test_the_readme_has_a_row_for_every_switch_of_the_reference_implementation()
     )
     for switch in switches.split():
         assert f"`{switch}`" in readme, switch
+
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "SECURITY.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "notebooks" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_of_the_documentation_leads_somewhere(path):
+    for link in re.findall(r"\]\(([^)#]+)", path.read_text()):
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+def test_the_page_of_columns_is_what_the_list_of_columns_says():
+    assert (ROOT / "docs" / "columns.md").read_text() == page(), "python -m pplib.columns > docs/columns.md"
+    names = [one.name for one in COLUMNS]
+    assert len(set(names)) == len(names)
+
+
+def test_the_readme_leads_to_every_page_and_its_two_commands_are_sweep_and_test():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{path.name})" in readme
+    commands = readme.split("## Two commands")[1].split("```")[1]
+    assert re.findall(r"^make \w+", commands, re.M) == ["make sweep", "make test"]
+    assert readme.index("## Five words") < readme.index("## Two commands")
+    assert "```bibtex" in readme

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pplib.runtime.serve import main
+from pplib.pipeline.worker.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main(("socket", "rpc")))

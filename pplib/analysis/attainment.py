@@ -9,8 +9,8 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from pplib.analysis.columns import numeric_column, require_columns
 from pplib.analysis.pareto import DIRECTIONS
+from pplib.analysis.required_columns import numeric_column, require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS, sorted_trials
 from pplib.errors import FrameError
 

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from pplib.analysis.columns import numeric_column, require_columns
+from pplib.analysis.required_columns import numeric_column, require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 
 REQUESTED = ("requested_rtt_s", "requested_forward_bit_s", "requested_backward_bit_s", "requested_loss")

@@ -8,7 +8,7 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from pplib.analysis.columns import numeric_column
+from pplib.analysis.required_columns import numeric_column
 from pplib.errors import FrameError
 
 DIRECTIONS = ("min", "max")

@@ -1,8 +1,7 @@
-"""The repeats of every partition point, and seeded resamples of their medians."""
+"""The repeats of every partition point."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pplib.analysis.columns import numeric_column, require_columns
+from pplib.analysis.required_columns import numeric_column, require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS, sorted_trials
-from pplib.errors import FrameError
 
 Numbers = npt.NDArray[np.float64]
 
@@ -60,30 +58,6 @@ def repeats_by_configuration(summary: pd.DataFrame, columns: Sequence[str]) -> l
             points.append(Repeats(keys, values[at[usable[at]]]))
         found.append(points)
     return found
-
-
-def resampled_medians(repeats: Repeats, resamples: int, seed: int) -> Numbers:
-    """Medians of `resamples` samples drawn with replacement from the repeats, as many as there are.
-
-    The columns of a repeat are drawn together. The draws depend on `seed` and on the point's own name
-    alone: another configuration in the same table changes nothing.
-
-    Returns:
-        Shape (resamples, columns); NaN where there is no repeat.
-
-    Raises:
-        FrameError: fewer than one resample, or a seed below 0.
-    """
-    if resamples < 1:
-        raise FrameError(f"resamples: expected 1 or more, got {resamples}")
-    if seed < 0:
-        raise FrameError(f"seed: expected 0 or more, got {seed}")
-    count = repeats.count
-    if not count:
-        return np.full((resamples, repeats.values.shape[1]), np.nan)
-    generator = np.random.default_rng([seed, zlib.crc32(point_name(repeats.keys).encode())])
-    drawn = generator.integers(0, count, size=(resamples, count))
-    return np.asarray(np.median(repeats.values[drawn], axis=1), dtype=np.float64)
 
 
 def point_name(keys: Mapping[Any, Any]) -> str:

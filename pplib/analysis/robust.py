@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from pplib.analysis.columns import numeric_column, require_columns
 from pplib.analysis.pareto import DIRECTIONS
+from pplib.analysis.required_columns import numeric_column, require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
 from pplib.errors import FrameError
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 
-from pplib.analysis.columns import numeric_column, require_columns
 from pplib.analysis.repeats import POINT_KEYS
+from pplib.analysis.required_columns import numeric_column, require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS, sorted_trials
+from pplib.columns import OBJECTIVES
 
 TAIL_LIMIT = 0.15
 """How far a trial's 90th percentile of latency may lie above its median, as a share of the median.
 
 pyperf warns where the standard deviation exceeds 10 % of the mean; for a normal distribution the 90th
-percentile then lies 13 % above the median, and of 8 microbatches it is nearly the slowest one."""
+percentile then lies 13 % above the median. Of few microbatches, 8 or 16, it is nearly the slowest one."""
 
 REPEAT_LIMIT = 0.10
 """How far a repeat may always lie from its point's median, as a share of it (pyperf's 10 %)."""
@@ -29,8 +31,7 @@ EFFICIENCY_TOLERANCE = 0.05
 CLOCK_LIMIT = 0.05
 """How large the clock offset's error bound may be, as a share of the latency it is in."""
 
-_MEASURED = ("latency_s", "throughput_img_s")
-_NEEDED = [*_MEASURED, "latency_p90_s", "efficiency", "clock_error_s"]
+_NEEDED = [*OBJECTIVES, "latency_p90_s", "efficiency", "clock_error_s"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,14 @@ class _Check:
 def unstable_trials(summary: pd.DataFrame) -> pd.DataFrame:
     """The ok trials whose figures may not be believed: a row for each trial and check that it fails.
 
-    - `tail`: the trial's own microbatches differ: p90 above the median by more than `TAIL_LIMIT`.
+    - `tail`: the trial's own microbatches differ: p90, or the slowest where they are too few for a p90, above the
+      median by more than `TAIL_LIMIT`.
     - `repeats`: latency or throughput lies further from the median of the point's repeats than
       `REPEAT_LIMIT`, and further than `FAR_FACTOR` times what is typical of the configuration: the
       median over its points of their furthest repeat. Where every point is noisy, `noise` says it.
     - `efficiency`: throughput above the bound by more than `EFFICIENCY_TOLERANCE`.
-    - `clock`: `clock_error_s` above `CLOCK_LIMIT` of the latency.
+    - `clock`: `clock_error_s` above `CLOCK_LIMIT` of the latency, or that of a hop above the same share of
+      the hop's transfer. The latter says that this transfer is not to be compared; all else of the trial is.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
@@ -69,7 +72,7 @@ def unstable_trials(summary: pd.DataFrame) -> pd.DataFrame:
     trials = _ok_trials(summary)
     columns = [*POINT_KEYS, "repeat", "check", "value", "limit", "reason", "remedy"]
     pieces = []
-    for rank, check in enumerate(_checks(trials)):
+    for rank, check in enumerate([*_checks(trials), *_hop_checks(trials)]):
         failed = (check.value > check.limit).to_numpy()
         piece = trials.loc[failed, [*POINT_KEYS, "repeat"]].assign(
             check=check.name, value=check.value[failed], limit=check.limit[failed], remedy=check.remedy, rank=rank
@@ -111,7 +114,7 @@ def noise(summary: pd.DataFrame) -> pd.DataFrame:
     for values, group in trials.groupby(CONFIGURATION_KEYS, dropna=False, sort=False):
         row = dict(zip(CONFIGURATION_KEYS, values, strict=True))
         row |= {"trials": len(group), "unstable": int(failed[group.index].sum())}
-        levels = {name: float(_typical(group, name).iloc[0]) for name in _MEASURED}
+        levels = {name: float(_typical(group, name).iloc[0]) for name in OBJECTIVES}
         row |= {"latency_noise": levels["latency_s"], "throughput_noise": levels["throughput_img_s"]}
         worst = max(levels.values())
         row["warning"] = f"repeats of a point typically differ from its median by {worst:.1%}: {_QUIET}"
@@ -124,9 +127,6 @@ def noise(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _checks(trials: pd.DataFrame) -> list[_Check]:
     number = {name: numeric_column(trials, name, "the summary") for name in _NEEDED}
-
-    def always(limit: float) -> pd.Series[float]:
-        return pd.Series(limit, index=trials.index, dtype="float64")
 
     def far(word: str, name: str) -> _Check:
         limit = (_typical(trials, name) * FAR_FACTOR).clip(lower=REPEAT_LIMIT)
@@ -141,9 +141,9 @@ def _checks(trials: pd.DataFrame) -> list[_Check]:
     return [
         _Check(
             "tail",
-            number["latency_p90_s"] / number["latency_s"] - 1,
-            always(TAIL_LIMIT),
-            lambda v, x: f"90th percentile of latency {v:.1%} above the median{_over(x)}",
+            _tail(trials) / number["latency_s"] - 1,
+            _always(TAIL_LIMIT, trials),
+            lambda v, x: f"slow microbatches: {v:.1%} above the median of latency{_over(x)}",
             "measure more images per trial, and keep other work off the devices",
         ),
         far("latency", "latency_s"),
@@ -151,18 +151,49 @@ def _checks(trials: pd.DataFrame) -> list[_Check]:
         _Check(
             "efficiency",
             number["efficiency"] - 1,
-            always(EFFICIENCY_TOLERANCE),
+            _always(EFFICIENCY_TOLERANCE, trials),
             lambda v, x: f"throughput {v:.1%} above what the slowest stage or hop lets through{_over(x)}",
             "measure more images per trial: with few microbatches the ends of the run weigh too much",
         ),
         _Check(
             "clock",
             number["clock_error_s"] / number["latency_s"],
-            always(CLOCK_LIMIT),
+            _always(CLOCK_LIMIT, trials),
             lambda v, x: f"clock error is {v:.1%} of the latency{_over(x)}",
             "use response_s (one clock) for this link, or synchronise the devices' clocks over a quicker one",
         ),
     ]
+
+
+def _tail(trials: pd.DataFrame) -> pd.Series[float]:
+    """The 90th percentile of latency, or the largest where the microbatches are too few for that."""
+    tail = numeric_column(trials, "latency_p90_s", "the summary")
+    if "latency_max_s" in trials.columns:  # older results lack it, and have a percentile of any number
+        tail = tail.fillna(numeric_column(trials, "latency_max_s", "the summary"))
+    return tail
+
+
+def _hop_checks(trials: pd.DataFrame) -> list[_Check]:
+    """Whether each hop's transfer, a difference between two devices' clocks, is known well enough to be compared."""
+
+    def of(hop: int) -> _Check:
+        error = numeric_column(trials, f"hop{hop}_clock_error_s", "the summary")
+        transfer = numeric_column(trials, f"hop{hop}_transfer_s", "the summary")
+        return _Check(
+            "clock",
+            error / transfer.where(transfer > 0),
+            _always(CLOCK_LIMIT, trials),
+            lambda v, x: f"hop{hop}_transfer_s is known within {v:.1%} only, by the clocks' error{_over(x)}",
+            "compare this hop by response_s (one clock), or bring the devices nearer to each other",
+        )
+
+    hops = itertools.takewhile(lambda hop: f"hop{hop}_clock_error_s" in trials, itertools.count())
+    return [of(hop) for hop in hops]
+
+
+def _always(limit: float, trials: pd.DataFrame) -> pd.Series[float]:
+    """The same limit for every trial."""
+    return pd.Series(limit, index=trials.index, dtype="float64")
 
 
 def _ok_trials(summary: pd.DataFrame) -> pd.DataFrame:

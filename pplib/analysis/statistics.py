@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from pplib.analysis.columns import numeric_column, require_columns
 from pplib.analysis.pareto import pareto_mask
+from pplib.analysis.required_columns import numeric_column, require_columns
+from pplib.columns import OBJECTIVES
 from pplib.errors import FrameError
 
 CONFIGURATION_KEYS = [
@@ -23,10 +24,14 @@ CONFIGURATION_KEYS = [
     "num_stages",
     "granularity",
     "optimize",
+    "setup",
 ]
-"""The columns that make two trials comparable: dominance is decided within one configuration."""
+"""The columns that make two trials comparable: dominance is decided within one configuration.
 
-RANGED = ["latency_s", "throughput_img_s"]
+`setup` says, in words, what else differs between the trials of a summary (see `setups`): "" where nothing does.
+"""
+
+RANGED = list(OBJECTIVES)
 """Columns whose smallest and largest repeat are kept beside the median."""
 
 _NOT_MEASURED = {"repeat", "order"}

@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from pplib.decode import decode, read_yaml
+from pplib.decode import decode
 from pplib.errors import ConfigError
+from pplib.files.expanded import expanded
+from pplib.files.yaml_file import read_yaml
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-HostName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$")]
+HostName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?\Z",
+        description="a host name, an entry of ~/.ssh/config or an IPv4 address, without user, port or IPv6 (those are "
+        "`user` and `ssh_port`; a device with IPv6 alone needs an entry of ~/.ssh/config and an IPv4 `data_host`)",
+    ),
+]
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z",
+        description="a name of at most 63 letters, digits, dots, dashes and underscores",
+    ),
+]
+User = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\Z", description="the name of a user on the device"),
+]
+Interpreter = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(/|~/)[^\x00-\x1f\x7f]+\Z",
+        description="the path of an interpreter or of a virtual environment on the device, beginning with / or ~/",
+    ),
+]
+TorchDevice = Annotated[
+    str, msgspec.Meta(pattern=r"^(cpu|cuda(:\d{1,3})?)\Z", description="cpu, cuda, or cuda:0 and so on")
+]
+Interface = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}\Z",
+        description="the name of a network interface, such as eth0 or wlan0",
+    ),
+]
+Watts = Annotated[float, msgspec.Meta(ge=0)]
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 ONLY_REMOTE = ("user", "ssh_port", "key", "python")
 
@@ -24,9 +64,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mDNS, or of an entry in ~/.ssh/config) or an IPv4 address, over SSH, as `user` at `ssh_port` with
     the private key in the file `key`; each of these three is taken from ~/.ssh/config where it is
     left out, and keys also from the agent. There are no passwords. `python` is the interpreter or
-    the virtual environment on the device; left out, it is the one that `python -m pplib.devices
-    setup` makes. `data_host` is the address that the other devices send activations to, default
-    `host`, and `interface` the network interface which has it and whose traffic is counted.
+    the virtual environment on the device; left out, it is the one that `paretopipe setup`
+    makes. `data_host` is the address that the other devices send activations to, default `host`, and `interface`
+    the network interface which has it and whose traffic is counted.
 
     `cores: auto` gives each device on this machine cores of its own while there are enough; on a
     remote device it leaves them to the system. `slowdown` > 1 makes the worker sleep after each
@@ -36,23 +76,23 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     figures are marked as estimated.
     """
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+    name: Name
     host: HostName = "127.0.0.1"
-    user: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")] | None = None
+    user: User | None = None
     ssh_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
     key: str | None = None
-    python: Annotated[str, msgspec.Meta(pattern=r"^(/|~/)[^\n]+$")] | None = None
+    python: Interpreter | None = None
     data_host: HostName | None = None
     data_port: Port = 0
-    torch_device: Annotated[str, msgspec.Meta(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    torch_device: TorchDevice = "cpu"
     threads: Annotated[int, msgspec.Meta(ge=1)] = 1
-    cores: Literal["auto"] | list[Annotated[int, msgspec.Meta(ge=0)]] = "auto"
+    cores: Literal["auto"] | Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1)] = "auto"
     slowdown: Annotated[float, msgspec.Meta(ge=1)] = 1.0
     rpc_threads: Annotated[int, msgspec.Meta(ge=1)] = 4
     prefetch: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    interface: str | None = None
-    idle_w: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    busy_w: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    interface: Interface | None = None
+    idle_w: Watts | None = None
+    busy_w: Watts | None = None
 
     @property
     def emulated(self) -> bool:
@@ -62,7 +102,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def remote(self) -> bool:
         """Whether this device is another machine, reached over SSH."""
-        return self.host not in LOCAL_HOSTS
+        return self.host.lower() not in LOCAL_HOSTS
 
     @property
     def data_address(self) -> str:
@@ -78,6 +118,10 @@ class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     passes the packets on, and `auto` the kernel's where it can do what the link asks for. With
     `tunnel: ssh` activations go from device to device through SSH, for networks that are not to be
     trusted; what that costs is in everything that is measured, and the records say so.
+
+    `rpc_network` says where workers of this machine that speak rpc listen: `private` is a network of their
+    own, which no other account reaches; `host` is this machine's loopback, where every account can run
+    code as the user of the workers.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -86,6 +130,12 @@ class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ready_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     link_engine: Literal["auto", "tc", "userspace"] = "auto"
     tunnel: Literal["none", "ssh"] = "none"
+    rpc_network: Literal["private", "host"] = "private"
+
+    @property
+    def local(self) -> bool:
+        """Whether all devices are this machine."""
+        return not any(device.remote for device in self.devices)
 
     def check_backend(self, backend: str) -> None:
         """Make sure that the data plane of these devices can carry a backend.
@@ -137,6 +187,8 @@ def load_testbed(path: Path) -> Testbed:
                 f"{here}: expected both idle_w and busy_w with idle_w <= busy_w, or neither, got "
                 f"{device.idle_w} and {device.busy_w}"
             )
+        _check_address("host", device.host, here)
+        _check_address("data_host", device.data_address, here)
         if device.remote:
             _check_remote(device, here)
         else:
@@ -151,11 +203,26 @@ def load_testbed(path: Path) -> Testbed:
     return testbed
 
 
+def _check_address(key: str, address: str, here: str) -> None:
+    """Digits and dots are an address, and one that somebody can have."""
+    if not re.fullmatch(r"[\d.]+", address):
+        return
+    try:
+        unusable = ipaddress.IPv4Address(address).is_unspecified
+    except ValueError:
+        unusable = True
+    if unusable:
+        raise ConfigError(f"{here}.{key}: expected the IPv4 address of one machine, got {address!r}")
+
+
 def _check_remote(device: Device, here: str) -> None:
     """What can be known of a remote device without reaching it."""
     if device.key is None:
         return
-    key = Path(device.key).expanduser()
+    try:
+        key = expanded(device.key)
+    except ConfigError as exc:
+        raise ConfigError(f"{here}.key: {exc}") from exc
     if not key.is_file():
         raise ConfigError(
             f"{here}.key: expected the path of a private key, got {device.key!r}, where there is no file: make one "
@@ -173,7 +240,7 @@ def _check_local(device: Device, here: str, alone: bool) -> None:
                 f"{here}.{name}: expected only with the host of another machine, got {getattr(device, name)!r} with "
                 f"host {device.host!r}"
             )
-    if not alone and device.data_address in LOCAL_HOSTS:
+    if not alone and device.data_address.lower() in LOCAL_HOSTS:
         raise ConfigError(
             f"{here}.data_host: expected the address by which the other devices reach this machine, got "
             f"{device.data_address!r}: `ip -4 address` lists this machine's"
@@ -190,9 +257,9 @@ def _check_ports(devices: list[Device], path: Path) -> None:
     taken: dict[tuple[str, int], str] = {}
     for i, device in enumerate(devices):
         port, here = device.data_port, f"devices[{i}].data_port"
-        other = taken.setdefault((device.host, port), here) if port else here
+        other = taken.setdefault((device.data_address.lower(), port), here) if port else here
         if other != here:
-            raise ConfigError(f"{path}: {here}: port {port} of {device.host} is taken by {other}")
+            raise ConfigError(f"{path}: {here}: port {port} of {device.data_address} is taken by {other}")
 
 
 def assign_cores(devices: list[Device]) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""`python -m pplib.devices check FILE` and `python -m pplib.devices setup FILE`."""
+"""`paretopipe check FILE` and `paretopipe setup FILE`; the same as `python -m pplib.devices ...`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pplib.devices import load_testbed
 from pplib.errors import ParetoPipeError
-from pplib.testbed.check import check
-from pplib.testbed.setup import set_up
+from pplib.testbed.provision.check import check
+from pplib.testbed.provision.setup import set_up
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib.devices") -> int:
     """Check or set up the devices of a device file; the exit status is 1 if something required fails."""
-    parser = argparse.ArgumentParser(prog="python -m pplib.devices", description="The devices of a device file.")
+    parser = argparse.ArgumentParser(prog=prog, description="The devices of a device file.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("check", "look at every device and the links between them, and say what to do about what is not well"),

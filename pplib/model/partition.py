@@ -8,10 +8,12 @@ import torch
 from torch import fx, nn
 
 from pplib.errors import ModelError, PartitionError, nearest
-from pplib.model.graph import Cut, TracedModel, node_name, scopes, trace
 from pplib.model.points import PartitionPoint, combinations, validate_points
-from pplib.model.stages import build_stage
-from pplib.model.units import unit_names, works
+from pplib.model.stages.modules import build_stage
+from pplib.model.stages.proof import tolerance_of
+from pplib.model.tracing.graph import Cut, TracedModel, node_name, scopes, trace
+from pplib.model.tracing.operations import works
+from pplib.model.units import unit_names
 
 __all__ = [
     "GRANULARITIES",
@@ -21,11 +23,9 @@ __all__ = [
     "partition_points",
     "split",
     "validate_points",
-    "verify_cut",
 ]
 
 GRANULARITIES = ("block", "layer")
-_TOLERANCE = 1e-3
 
 
 class PartitionedModel:
@@ -62,6 +62,21 @@ class PartitionedModel:
         ends = Cut(cuts[0].node, cuts[0].positions[:1]), Cut(cuts[-1].node, cuts[-1].positions[-1:])
         self._cuts = [ends[0], *inner, ends[1]] if len(cuts) > 1 else list(ends)
         self.points: list[PartitionPoint] = [self._point(i) for i in range(len(self._cuts))]
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the stages may be right for inputs of the example's shape only, its batch size among them."""
+        return self._traced.fixed
+
+    @property
+    def tolerance(self) -> float:
+        """The difference that rounding may make, relative to the largest output (see `tolerance_of`)."""
+        return tolerance_of(facts.dtype for facts in self._traced.facts.values() if facts.dtype is not None)
+
+    @property
+    def constants(self) -> dict[str, torch.Tensor]:
+        """Tensors that forward() makes and that are the same for every input, by their names in the stages."""
+        return self._traced.tensors
 
     def stages(self, points: Sequence[int]) -> list[nn.Module]:
         """All stages between `points`, in order; `len(points) + 1` of them.
@@ -199,39 +214,6 @@ def split(
         if larger is None:
             raise
     return larger.stages(points)
-
-
-def verify_cut(model: nn.Module, stages: Sequence[nn.Module], batch: torch.Tensor) -> float:
-    """Largest absolute difference between the composed `stages` and the whole `model` on `batch`.
-
-    Args:
-        model: the whole, with real weights.
-        stages: in order.
-        batch: (B, C, H, W); it is not written to.
-
-    Raises:
-        PartitionError: shapes differ, a value is not finite, or the difference exceeds
-            1e-3 x max(1, largest absolute output).
-    """
-    with torch.inference_mode():
-        expected = model(batch.clone())
-        value = batch.clone()
-        for stage in stages:
-            value = stage(value)
-        if expected.is_meta or value.is_meta:
-            raise PartitionError("verify_cut: the model or a stage has no weights (it is on the meta device)")
-        if value.shape != expected.shape:
-            raise PartitionError(
-                f"the composed stages give shape {tuple(value.shape)}, the model {tuple(expected.shape)}"
-            )
-        error = float((value - expected).abs().max())
-        limit = _TOLERANCE * max(1.0, float(expected.abs().max()))
-    if not error <= limit:  # also true for NaN
-        raise PartitionError(
-            f"the composed stages do not compute what the model computes: largest absolute difference {error:.3g}, "
-            f"allowed {limit:.3g}; the stages must be of this model, with these weights"
-        )
-    return error
 
 
 def _block_cuts(traced: TracedModel, cuts: Sequence[Cut], units: frozenset[str]) -> list[Cut]:

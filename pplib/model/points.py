@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ class PartitionPoint:
     activation_bytes: int
 
 
+MOST_PARTITIONS = 100_000
+
+
 def combinations(num_points_N: int, num_stages: int) -> list[tuple[int, ...]]:
     """Every valid choice of points for `num_stages` stages: the two baselines, and all increasing ones.
 
@@ -36,6 +40,12 @@ def combinations(num_points_N: int, num_stages: int) -> list[tuple[int, ...]]:
     if num_stages < 2:
         raise PartitionError(f"num_stages: expected an integer >= 2, got {num_stages}")
     cuts = num_stages - 1
+    count = math.comb(max(0, num_points_N - 1), cuts)
+    if count > MOST_PARTITIONS:
+        raise PartitionError(
+            f"partition_points: all: {num_points_N} units over {num_stages} devices can be cut in {count} ways, "
+            f"expected at most {MOST_PARTITIONS}: give a list of points, even or auto, or granularity: block"
+        )
     between = itertools.combinations(range(1, num_points_N), cuts)
     return [(0,) * cuts, *between, (num_points_N,) * cuts]
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pplib.errors import ModelError
-from pplib.model.optimise import optimise
 from pplib.model.partition import PartitionedModel
+from pplib.model.stages.optimise import optimise
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
@@ -112,8 +111,3 @@ def _is_leaf(module: nn.Module) -> bool:
         module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     )
     return own or not any(True for _ in module.children())
-
-
-def works(module: nn.Module) -> bool:
-    """Whether a module computes anything in eval mode; dropout does not."""
-    return not isinstance(module, (_DropoutNd, nn.Identity))

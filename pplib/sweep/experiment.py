@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 
+import msgspec
 import pandas as pd
 import torch
-from torch import nn
+from torch import fx, nn
 
-from pplib.analysis.planning import balanced_points, even_points
-from pplib.config import Configuration, project_path
+from pplib import limits
+from pplib.analysis.predicted.planning import even_points
+from pplib.config import Configuration
 from pplib.devices import Testbed, load_testbed
 from pplib.environment import load_environment
 from pplib.errors import PartitionError, TrialError
 from pplib.links import LinkProfile
 from pplib.model.data import load_images
-from pplib.model.partition import PartitionedModel, combinations, validate_points, verify_cut
+from pplib.model.partition import PartitionedModel, combinations, validate_points
 from pplib.model.profile import profile_model
-from pplib.model.weights import WeightsFile, save_weights
-from pplib.model.zoo import build_skeleton, input_shape, load_model
-from pplib.runtime.plan import PipelinePlan, TensorSpec, tensor_spec
-
-ATOL, RTOL = 1e-3, 1e-3
-LEAST_TRIAL_S = 60.0  # no trial is given up before
+from pplib.model.stages.description import StageDescription, describe
+from pplib.model.stages.proof import allowed_error, reference_of
+from pplib.model.weights.files import WeightsFile, save_weights
+from pplib.model.zoo import input_dtype, load_from
+from pplib.pipeline.wire.plan import PipelinePlan, TensorSpec, tensor_spec
+from pplib.sweep.auto import AutoChoice, choose
+from pplib.sweep.progress import State, Told
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One configuration, ready to be measured.
 
-    `batches` are preprocessed input microbatches (B, C, H, W); `references` the whole model's output
-    for each of them, computed here, unoptimised; `model_s` how long that took per microbatch.
+    `batches` are preprocessed input microbatches (B, C, H, W); `weights_taken` which entry of the file of weights
+    they are. What `proven` adds: `references`, the whole model's output for each of the batches, computed here,
+    unoptimised; `model_s`, how long that took per microbatch; `stages`, what the devices are to compute, for each of
+    `points`.
     """
 
     config: Configuration
@@ -43,13 +50,36 @@ class Experiment:
     batches: list[torch.Tensor]
     partitioned: PartitionedModel
     points: list[tuple[int, ...]]
-    references: list[torch.Tensor]
-    model_s: float
+    auto: AutoChoice | None = None
+    weights_taken: str = ""
+    references: list[torch.Tensor] = field(default_factory=list)
+    model_s: float = 0.0
+    stages: dict[tuple[int, ...], tuple[StageDescription, ...]] = field(default_factory=dict)
+
+    @property
+    def content(self) -> dict[str, str]:
+        """Hashes of what decides a trial: the weights, the images, and the model as it is described."""
+        return {"weights": self.weights.sha256, "images": self._images_sha256, "model": self._model_sha256}
+
+    @functools.cached_property
+    def _images_sha256(self) -> str:
+        digest = hashlib.sha256()
+        for batch in self.batches:
+            digest.update(str((tuple(batch.shape), batch.dtype)).encode())
+            digest.update(batch.contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def _model_sha256(self) -> str:
+        cuts = [(cut.name, cut.activation_shape, cut.activation_dtype) for cut in self.partitioned.points]
+        whole = describe(self.partitioned.between(0, len(cuts) - 1))
+        return hashlib.sha256(msgspec.msgpack.encode((cuts, whole))).hexdigest()
 
     @property
     def input_spec(self) -> TensorSpec:
         """The tensor of one input microbatch."""
-        return tensor_spec(tuple(self.batches[0].shape), "float32", self.config.optimize)
+        dtype = str(self.batches[0].dtype).removeprefix("torch.")
+        return tensor_spec(tuple(self.batches[0].shape), dtype, self.config.optimize)
 
     def plan(self, points: tuple[int, ...]) -> PipelinePlan:
         """The plan of one partition, as the workers get it."""
@@ -58,8 +88,6 @@ class Experiment:
         tensors = [cuts[p] for p in (0, *points, last)]
         return PipelinePlan(
             model=self.config.model,
-            weights="DEFAULT" if self.config.weights == "DEFAULT" else "random",
-            num_classes=self.config.num_classes,
             weights_sha256=self.weights.sha256,
             granularity=self.config.granularity,
             points=points,
@@ -68,6 +96,7 @@ class Experiment:
             tensors=tuple(
                 tensor_spec(cut.activation_shape, cut.activation_dtype, self.config.optimize) for cut in tensors
             ),
+            stages=self.stages.get(points) or described(self.partitioned.stages(points)),
         )
 
     def point_name(self, points: tuple[int, ...]) -> str:
@@ -86,8 +115,13 @@ class Experiment:
         worst = 0.0
         for seq, output in enumerate(outputs):
             reference = self.references[seq % len(self.references)]
-            error = float((output - reference).abs().max())
-            allowed = ATOL + RTOL * float(reference.abs().max())
+            if output.shape != reference.shape:
+                raise TrialError(
+                    f"microbatch {seq}: the pipeline's output has shape {tuple(output.shape)}, the model's "
+                    f"{tuple(reference.shape)}: this cut does not compute what the model computes"
+                )
+            error = float((output.double() - reference.double()).abs().max())
+            allowed = allowed_error(reference, self.partitioned.tolerance)
             if not error <= allowed:
                 raise TrialError(
                     f"microbatch {seq}: the pipeline's output differs from the model's by {error:.3g}, expected "
@@ -106,54 +140,105 @@ class Experiment:
             for tensor in plan.tensors[1:]  # the last one is the result on its way back
             for way in (self.link.forward, self.link.backward)
         )
-        return LEAST_TRIAL_S + (20.0 * self.model_s * slowest + 5.0 * link_s) * self.config.total_microbatches
+        return limits.LEAST_TRIAL_S + (20.0 * self.model_s * slowest + 5.0 * link_s) * self.config.total_microbatches
 
 
-def prepare(config: Configuration) -> Experiment:
-    """Load and prove everything; no device is touched.
+def prepare(config: Configuration, progress: bool = True, prove: bool = True) -> Experiment:
+    """Load everything and prove the cuts; no device is touched.
+
+    Args:
+        config: what to prepare.
+        progress: whether to show what is being done.
+        prove: whether to prove the cuts now; else that is done where something is to be measured.
 
     Raises:
         ModelError: unknown model, points or weights, or a cut that does not compute the model.
         DataError: the images cannot be had.
         ConfigError: the device file is not valid.
     """
-    testbed = load_testbed(project_path(config.devices))
+    tell = Told(progress)
+    testbed = load_testbed(config.devices_file)
     testbed.first(config.num_stages)
     testbed.check_backend(config.backend)
-    model = load_model(config.model, config.weights, config.num_classes, config.seed)
-    images = load_images(config.dataset, config.num_images, config.model, config.seed, load_environment().cifar10_path)
-    batches = list(torch.split(images, config.batch_size))
-    partitioned = PartitionedModel(model, batches[0], config.granularity)
-    points = choose_points(
-        config,
-        len(partitioned.points) - 1,
-        lambda: [unit.time_s for unit in profile_model(model, batches[0], config.granularity)],
+    tell(State(doing=f"loading {config.model} and its images"))
+    loaded = load_from(config.model, config.weights, config.num_classes, config.seed)
+    model = loaded.model
+    images = load_images(
+        config.dataset,
+        config.num_images,
+        config.model,
+        config.seed,
+        load_environment().cifar10_path,
+        input_dtype(config.model, model),
     )
-    for chosen in points:
-        verify_cut(model, partitioned.stages(chosen), batches[0][:1])
-    start = time.monotonic()
-    with torch.inference_mode():
-        references = [model(batch) for batch in batches]
-    model_s = (time.monotonic() - start) / len(batches)
-    return Experiment(
+    batches = list(torch.split(images, config.batch_size))
+    tell(State(doing=f"tracing {config.model}"))
+    partitioned = PartitionedModel(model, batches[0], config.granularity)
+    auto: AutoChoice | None = None
+    if config.partition_points == "auto":
+        auto = choose(
+            config,
+            testbed,
+            [cut.activation_bytes for cut in partitioned.points[1:]],
+            lambda: unit_times_s(model, batches[0], config),
+        )
+    points = choose_points(config, len(partitioned.points) - 1, auto)
+    experiment = Experiment(
         config=config,
         testbed=testbed,
         link=config.link_profile,
         model=model,
-        weights=save_weights(model),
+        weights=save_weights(model, constants=partitioned.constants),
         batches=batches,
         partitioned=partitioned,
         points=points,
-        references=references,
-        model_s=model_s,
+        auto=auto,
+        weights_taken=loaded.taken,
     )
+    return proven(experiment, tell) if prove else experiment
 
 
-def choose_points(config: Configuration, count: int, unit_times_s: Callable[[], list[float]]) -> list[tuple[int, ...]]:
+def proven(experiment: Experiment, tell: Told) -> Experiment:
+    """The experiment with its cuts proven, and with what their outputs are compared with; proven once.
+
+    Raises:
+        PartitionError: a cut does not compute what the model computes.
+        ModelError: something in a stage has no name that a device knows.
+    """
+    if experiment.references:
+        return experiment
+    model, batches, parts = experiment.model, experiment.batches, experiment.partitioned
+    name = experiment.config.model
+    tell(State(doing=f"proving that {len(experiment.points)} cuts compute what {name} computes"))
+    stages_of = {}
+    reference = reference_of(model, batches[0], parts.fixed, parts.tolerance, name)
+    if ":" in name:
+        reference.check_repeats()
+    for chosen in experiment.points:
+        stages = parts.stages(chosen)
+        stages_of[chosen] = described(stages)
+        reference.check(stages)
+    start = time.monotonic()
+    with torch.inference_mode():
+        references = [model(batch.clone()) for batch in batches]  # forward() may write into what it is given
+    model_s = (time.monotonic() - start) / len(batches)
+    return replace(experiment, references=references, model_s=model_s, stages=stages_of)
+
+
+def described(stages: Sequence[nn.Module]) -> tuple[StageDescription, ...]:
+    """Stages as plain data, as devices get them.
+
+    Raises:
+        ModelError: something in one has no name that a device knows.
+    """
+    return tuple(describe(stage) for stage in stages if isinstance(stage, fx.GraphModule))
+
+
+def choose_points(config: Configuration, count: int, auto: AutoChoice | None = None) -> list[tuple[int, ...]]:
     """The partitions that `partition_points` asks for, of a model of `count` units.
 
-    "all": every valid one; "even": units shared out equally; "auto": the slowest stage as fast as
-    possible, by the units' times and the devices' slowdown; a list: those.
+    "all": every valid one; "even": units shared out equally; "auto": the one that was chosen, none before;
+    a list: those.
 
     Raises:
         PartitionError: a point outside the range; the valid ones are listed.
@@ -164,8 +249,7 @@ def choose_points(config: Configuration, count: int, unit_times_s: Callable[[], 
     if asked == "even":
         return [even_points(count, stages)]
     if asked == "auto":
-        speeds = [1 / device.slowdown for device in load_testbed(project_path(config.devices)).first(stages)]
-        return [balanced_points(unit_times_s(), stages, speeds)]
+        return [tuple(auto.points)] if auto else []
     chosen = []
     for i, one in enumerate(asked):
         points = (one,) if isinstance(one, int) else tuple(one)
@@ -179,16 +263,15 @@ def choose_points(config: Configuration, count: int, unit_times_s: Callable[[], 
     return list(dict.fromkeys(chosen))
 
 
-def count_units(config: Configuration) -> int:
-    """How many units the model has; the model is traced, but neither its weights nor its images are loaded.
-
-    Raises:
-        ModelError: the model is unknown or cannot be traced.
-        WeightsError: the file of its weights is not there.
-    """
-    skeleton = build_skeleton(config.model, config.weights, config.num_classes)
-    example = torch.empty((1, *input_shape(config.model)), device="meta")
-    return len(PartitionedModel(skeleton, example, config.granularity).points) - 1
+def unit_times_s(model: nn.Module, batch: torch.Tensor, config: Configuration) -> list[float]:
+    """Seconds that each unit takes for one microbatch on one core of this machine, executed as a stage is."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        units = profile_model(model, batch, config.granularity, optimize=config.optimize)
+    finally:
+        torch.set_num_threads(threads)
+    return [unit.time_s for unit in units]
 
 
 def points_frame(experiment: Experiment) -> pd.DataFrame:

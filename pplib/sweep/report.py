@@ -6,26 +6,32 @@ from pathlib import Path
 
 import pandas as pd
 
-from pplib.analysis.attainment import attainment
-from pplib.analysis.bootstrap import with_confidence
-from pplib.analysis.repeats import POINT_KEYS
-from pplib.analysis.stability import noise
-from pplib.analysis.statistics import fronts, point_table, representative_trials
-from pplib.analysis.uncertainty import front_probability, ties
+from pplib.analysis.estimated.point_estimates import point_estimates
+from pplib.analysis.estimated.uncertainty import front_probability
+from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts, representative_trials
+from pplib.columns import OBJECTIVES
 from pplib.records import read_record
+from pplib.sweep.results import trial_files
 from pplib.view.charts import (
-    attainment_chart,
-    backend_chart,
     decomposition_chart,
     front_chart,
     front_per_configuration_chart,
 )
-from pplib.view.findings import links_section, moving_section, points_section, regret_sections, unsteady_section
+from pplib.view.findings import (
+    backends_section,
+    certainty_section,
+    links_section,
+    moving_section,
+    points_section,
+    regret_sections,
+    steadiness_section,
+    unsteady_section,
+)
 from pplib.view.report import write_report
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, front_table
 
-OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
+_ALWAYS = ("unsteady", "ran_on")  # say something also where they have nothing to show
 
 
 def write_results_report(folder: Path, summary: pd.DataFrame) -> Path:
@@ -38,48 +44,66 @@ def write_results_report(folder: Path, summary: pd.DataFrame) -> Path:
     Returns:
         Where the report is.
     """
-    points = with_confidence(fronts(point_table(summary), OBJECTIVES), summary)
-    probability = front_probability(summary, OBJECTIVES)
-    moving, links = moving_section(points, OBJECTIVES), links_section(summary)
-    failed = summary[summary["status"] != "ok"]
-    front = front_chart(points, OBJECTIVES, probability=probability)
-    apart = front_per_configuration_chart(points, OBJECTIVES, probability=probability)
-    surfaces = attainment_chart(attainment(summary, OBJECTIVES), OBJECTIVES)
-    parts = decomposition_chart(representative_trials(summary))
-    sections = [
-        Section("The front", _FRONT, front, front_table(points, OBJECTIVES), "front"),
-        Section("Front by front", "The same points, one panel per configuration.", apart, name="fronts"),
-        *([moving] if moving.chart is not None else []),
-        Section("How sure is the front?", _UNCERTAINTY, surfaces, _certainty(summary, probability), "attainment"),
-        *regret_sections(points, OBJECTIVES),
-        Section("The backends side by side", _BACKENDS, backend_chart(points), name="backends"),
-        Section("Where the time goes", _DECOMPOSITION, parts, name="decomposition"),
-        points_section(points),
-        Section("How steady was the machine?", _STABILITY, table=noise(summary)),
-        unsteady_section(summary),
-        *([links] if links.table is not None else []),
-        Section("What it ran on", _ran_on(folder, summary)),
+    told = [
+        one
+        for topic, sections in results_sections(folder, summary).items()
+        for one in sections
+        if topic in _ALWAYS or one.chart is not None or one.table is not None
     ]
-    if len(failed):
-        columns = [*configuration_columns(failed), "partition_label", "repeat", "error"]
-        sections.append(Section("Failed trials", "Kept as rows of the summary.", table=failed[columns]))
     path = folder / "report.html"
-    write_report(path, f"ParetoPipe: {folder.name}", sections)
+    write_report(path, f"ParetoPipe: {folder.name}", told)
     return path
 
 
-def _certainty(summary: pd.DataFrame, probability: pd.DataFrame) -> pd.DataFrame:
-    """The points that are, or may be, on their front: how often they are, and what they cannot be told from."""
-    tied = ties(summary, OBJECTIVES)
-    table = probability.merge(tied[[*POINT_KEYS, "tied_with"]], on=POINT_KEYS, how="left")
-    table = table[table["on_front"] | (table["front_probability"] >= 0.1)]
-    shown = [*configuration_columns(table), "partition_label", *OBJECTIVES, "on_front"]
-    return table[[*shown, "front_probability", "tied_with", "repeats_ok"]]
+def results_sections(folder: Path, summary: pd.DataFrame) -> dict[str, list[Section]]:
+    """Everything that is told of a folder of results, by topic, in order: the report and `analyze.ipynb` show it.
+
+    A section that has nothing to show says why; the report leaves it out.
+
+    Args:
+        folder: the results folder.
+        summary: its trials, one row each.
+    """
+    points = fronts(point_estimates(summary), OBJECTIVES)
+    probability = front_probability(summary, OBJECTIVES)
+    front = front_chart(points, OBJECTIVES, probability=probability)
+    parts = decomposition_chart(representative_trials(summary))
+    return {
+        "front": [Section("The front", _FRONT, front, front_table(points, OBJECTIVES), "front")],
+        "fronts": [_apart(points, probability)],
+        "moving": [moving_section(points, OBJECTIVES)],
+        "certainty": [certainty_section(summary, probability, OBJECTIVES)],
+        "regret": regret_sections(points, OBJECTIVES),
+        "backends": [backends_section(points)],
+        "decomposition": [Section("Where the time goes", _DECOMPOSITION, parts, name="decomposition")],
+        "points": [points_section(points)],
+        "steadiness": [steadiness_section(summary)],
+        "unsteady": [unsteady_section(summary)],
+        "links": [links_section(summary)],
+        "ran_on": [Section("What it ran on", _ran_on(folder, summary))],
+        "failed": [_failed(summary)],
+    }
+
+
+def _apart(points: pd.DataFrame, probability: pd.DataFrame) -> Section:
+    title = "Front by front"
+    if len(points.drop_duplicates(CONFIGURATION_KEYS)) < 2:
+        return Section(title, "These results hold one configuration: its front is above.")
+    chart = front_per_configuration_chart(points, OBJECTIVES, probability=probability)
+    return Section(title, "The same points, one panel per configuration.", chart, name="fronts")
+
+
+def _failed(summary: pd.DataFrame) -> Section:
+    title, failed = "Failed trials", summary[summary["status"] != "ok"]
+    if not len(failed):
+        return Section(title, "No trial failed.")
+    columns = [*configuration_columns(failed), "partition_label", "repeat", "error"]
+    return Section(title, "Kept as rows of the summary.", table=failed[columns])
 
 
 def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
     """Devices and versions, from the newest trial of the folder."""
-    newest = max(folder.glob("*/trials/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    newest = max(trial_files(folder), key=lambda path: path.stat().st_mtime_ns)
     record = read_record(newest)
     devices = "; ".join(
         f"{one['name']}: {one['cpu']}, {one['threads']} thread(s) on core(s) {one['cores']}, {one['torch_device']}"
@@ -97,20 +121,11 @@ def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
 _FRONT = (
     "A cut is on the front if no other cut of its configuration is at least as good on both latency and throughput and "
     "better on one. Latency runs from the moment the first device takes a microbatch up until the last device has its "
-    "output; throughput is the steady rate of images at the last device. Points are medians over repeats. A bar in a "
-    "chart is always the range of the repeats; confidence intervals are in the tables, as low and high end."
+    "output; throughput is the steady rate of images at the last device. Points are estimates at the usual speed of "
+    "the devices: their drift during the sweep is taken out as far as that makes repeats agree better. A bar is always "
+    "the range of the repeats as measured; in the tables it stands in brackets beside the estimate. Beside it is a "
+    "95 % interval: how far another sweep might be from it, but for what is common to all points."
 )
-_UNCERTAINTY = (
-    "Repeats are drawn again, with replacement, a thousand times: the probability is how often the point is then on "
-    "the front. Points that are tied with another cannot be told from it with these repeats. The surfaces show what a "
-    "tenth, half, and nine tenths of the repeats attain. With three repeats all of this is rough, six are the "
-    "least for 95 %; where a point has one repeat only, nothing is said about its configuration."
-)
-_STABILITY = (
-    "How far repeats lie from their point's median, and how many trials look unsteady. Close other programs, raise "
-    "num_images or repeats, and run again where there is a warning."
-)
-_BACKENDS = "Both backends run the same stages with the same timers; what differs is the hop between the devices."
 _DECOMPOSITION = (
     "The parts of the mean latency at every cut, from the repeat whose latency is the median, so that they add up."
 )

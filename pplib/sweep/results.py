@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
+from pplib.analysis.estimated.drift import drift_of
+from pplib.analysis.setups import setups
+from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.config import Configuration
-from pplib.decode import plain
-from pplib.devices import Testbed
 from pplib.errors import OutputError
-from pplib.records import TrialRecord, read_record, summary_row, trial_path, write_atomic, write_record
+from pplib.files.csv_text import read_csv, to_csv
+from pplib.files.own_paths import shown_values, without_own_paths
+from pplib.records import StageTimeline, TrialRecord, read_record, summary_row, trial_path, write_atomic, write_record
 
-
-def claim_folder(config: Configuration, testbed: Testbed) -> None:
-    """Make this configuration's folder, or make sure that what it holds can be continued.
-
-    Raises:
-        OutputError: not writable, or it holds trials of other parameters or devices; they are named.
-    """
-    path = config.folder / "configuration.json"
-    ours = {**config.measured(), "devices": plain(testbed)["devices"]}
-    if config.link_profile.shaped:
-        ours["link_profile"] = plain(config.link_profile)
-    if testbed.tunnel != "none":
-        ours["tunnel"] = testbed.tunnel
-    if path.exists():
-        try:
-            theirs: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-        except (OSError, msgspec.DecodeError) as exc:
-            raise OutputError(f"{path}: cannot be read: {exc}") from exc
-        differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
-        if differing:
-            changes = "; ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differing)
-            raise OutputError(
-                f"{config.folder}: holds trials that cannot be compared with these ({changes}): "
-                "choose another `name`, or delete the folder"
-            )
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(ours), indent=1))
+_DEFAULTS = Configuration().as_dict()  # what a record says nothing of is older than the parameter
 
 
 def is_done(config: Configuration, points: tuple[int, ...], repeat: int) -> bool:
@@ -54,35 +34,62 @@ def is_done(config: Configuration, points: tuple[int, ...], repeat: int) -> bool
     return record.status == "ok" and (record.link is None or record.link.verified)
 
 
-def read_records(folder: Path) -> list[TrialRecord]:
-    """All trials under a results folder (of one configuration or of a grid), in order of their paths.
+def trial_files(folder: Path) -> list[Path]:
+    """The records under a results folder (of one configuration, of a grid, or of several), in order of their paths."""
+    return sorted(path for path in folder.glob("**/trials/*.json") if not path.name.startswith("."))
 
-    Raises:
-        OutputError: no trial there.
-    """
-    paths = sorted(folder.glob("**/trials/*.json"))
+
+def has_trials(folder: Path) -> bool:
+    """Whether there is a record under a folder."""
+    return bool(trial_files(folder))
+
+
+def _some_trial_files(folder: Path) -> list[Path]:
+    paths = trial_files(folder)
     if not paths:
         raise OutputError(f"{folder}: no trials there: expected <configuration>/trials/*.json")
-    return [read_record(path) for path in paths]
+    return paths
 
 
 def summary_frame(folder: Path) -> pd.DataFrame:
-    """One row per trial under `folder`."""
-    frame = pd.DataFrame([summary_row(record) for record in read_records(folder)])
-    keys = ["model", "backend", "link", "in_flight", "batch_size", "repeat", "order"]
-    return frame.sort_values(keys, kind="stable", ignore_index=True)
+    """One row per trial under `folder`; `setup` says what tells them apart beside the configuration's columns.
+
+    Raises:
+        OutputError: no trial there, or one is there twice.
+    """
+    rows, seen = [], dict[object, Path]()
+    for path in _some_trial_files(folder):
+        record = read_record(path)
+        record.configuration = {**_DEFAULTS, **record.configuration}
+        key = (record.started_at, record.label, record.repeat, str(record.configuration))
+        if key in seen:
+            raise OutputError(
+                f"{path}: the same trial as {seen[key]}: one of the folders is a copy; move it out of {folder}, or "
+                "analyze one of them"
+            )
+        seen[key] = path
+        place = path.parent.parent
+        run = str(place.parent.relative_to(folder)) if place != folder else ""
+        rows.append({**summary_row(record), "run": run, "folder": place.name})
+    frame = pd.DataFrame(rows)
+    frame.insert(0, "setup", setups(frame, [key for key in CONFIGURATION_KEYS if key != "setup"]))
+    for i, log_s in enumerate(drift_of(frame).log_s.T):
+        frame[f"stage{i}_speed"] = np.exp(-log_s)
+    keys = ["model", "backend", "link", "in_flight", "batch_size", "setup", "repeat", "order"]
+    return frame.drop(columns=["run", "folder"]).sort_values(keys, kind="stable", ignore_index=True)
 
 
 def write_summary(folder: Path) -> Path:
     """Write `summary.csv` of a results folder; where it is."""
     path = folder / "summary.csv"
-    write_atomic(path, summary_frame(folder).to_csv(index=False).encode())
+    write_atomic(path, without_own_paths(to_csv(summary_frame(folder)), folder.parent).encode())
     return path
 
 
 def read_summary(path: Path) -> pd.DataFrame:
     """Read a `summary.csv` back with the dtypes it was written from."""
-    return pd.read_csv(path, keep_default_na=True, dtype={"error": "str", "num_classes": "Int64"})
+    frame = read_csv(path, keep_default_na=True, dtype={"error": "str", "setup": "str", "num_classes": "Int64"})
+    return frame.assign(setup=frame["setup"].fillna("") if "setup" in frame.columns else "")
 
 
 def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFrame:
@@ -90,15 +97,20 @@ def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFr
 
     Columns: microbatch, stage_index, lane ("stage 0", "hop 0"), event ("queue", "compute",
     "transfer"), start_s, end_s (since the first admission), device. Queueing shows on the lane of
-    the stage or hop that is waited for.
+    the stage or hop that is waited for. Of a trial that failed, all microbatches that passed every
+    stage whose worker still answered.
     """
-    from pplib.runtime.timeline import Parts
+    from pplib.analysis.trials.timeline import Parts
 
-    parts = Parts(record.timelines, propagation_s=record.link.profile.forward.delay_s if record.link else 0.0)
-    total = len(record.returned_s)
-    shown = range(total)[record.measured] if measured_only else range(total)
+    total = min((len(one.send_start_s) for one in record.timelines), default=0)
+    stages = [_first(one, total) for one in record.timelines]
+    neighbours = [one.stage_index for one in stages] == list(range(len(stages)))  # else one has no timeline
+    delay_s = record.link.profile.forward.delay_s if record.link else 0.0
+    parts = Parts(stages if neighbours else [], propagation_s=delay_s)
+    shown = range(total)[record.measured] if measured_only and record.status == "ok" else range(total)
     rows = []
-    for i, stage in enumerate(record.timelines):
+    for stage in stages:
+        i = stage.stage_index
         for seq in shown:
             spans = [
                 (f"stage {i}", "queue", stage.received_s[seq], stage.compute_start_s[seq]),
@@ -108,7 +120,7 @@ def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFr
                 start = float(parts.transfer_start[i][seq])
                 spans += [
                     (f"hop {i}", "queue", stage.compute_end_s[seq], start),
-                    (f"hop {i}", "transfer", start, record.timelines[i + 1].received_s[seq]),
+                    (f"hop {i}", "transfer", start, stages[i + 1].received_s[seq]),
                 ]
             rows += [
                 {
@@ -125,14 +137,60 @@ def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def drop_details(folder: Path) -> None:
-    """Keep one small record per trial and the summary; timelines and executed notebooks go (`keep: summary`)."""
-    for path in folder.glob("**/trials/*.json"):
-        record = read_record(path)
-        if record.timelines:
-            record.timelines, record.returned_s = [], []
-            write_record(path, record)
-    for path in folder.glob("*/sweep.ipynb"):
-        path.unlink()
-    for path in folder.glob("*/.ipynb_checkpoints"):
-        shutil.rmtree(path)
+def _first(stage: StageTimeline, count: int) -> StageTimeline:
+    lists = {key: value[:count] for key in stage.__struct_fields__ if isinstance(value := getattr(stage, key), list)}
+    return msgspec.structs.replace(stage, **lists)
+
+
+def is_shown(config: Configuration) -> bool:
+    """Whether the sweep notebook was executed to its end since the newest trial of a configuration."""
+    copy = config.folder / "sweep.ipynb"
+    newest = max((path.stat().st_mtime_ns for path in trial_files(config.folder)), default=0)
+    return copy.exists() and copy.stat().st_mtime_ns >= newest and bool(_noted(copy).end_time)
+
+
+def drop_details(configurations: Iterable[Configuration]) -> None:
+    """Keep one small record per trial and the summary (`keep: summary`): timelines and executed notebooks go.
+
+    Only what these configurations wrote is touched, whatever else is in their folders: records that tell
+    their parameters, and the executed copy that was given them.
+    """
+    for config in configurations:
+        for path in trial_files(config.folder):
+            record = read_record(path)
+            if record.timelines and _is_of(config, record.configuration):
+                record.timelines, record.returned_s = [], []
+                write_record(path, record)
+        opened = config.folder / ".ipynb_checkpoints"  # JupyterLab's copy of a notebook that was looked at
+        for path in (config.folder / "sweep.ipynb", opened / "sweep-checkpoint.ipynb"):
+            if _is_of(config, _noted(path).parameters):
+                path.unlink()
+        with contextlib.suppress(OSError):  # there is none, or it holds more
+            opened.rmdir()
+
+
+def _is_of(config: Configuration, told: Mapping[str, Any]) -> bool:
+    """Whether parameters that a file tells are those of a configuration."""
+    told = shown_values(told)
+    return all(key in told and told[key] == value for key, value in shown_values(config.measured()).items())
+
+
+def _noted(notebook: Path) -> _Papermill:
+    """What papermill noted in an executed notebook; nothing where it is none."""
+    try:
+        return msgspec.json.decode(notebook.read_bytes(), type=_Executed).metadata.papermill
+    except (OSError, msgspec.DecodeError):
+        return _Papermill()
+
+
+class _Papermill(msgspec.Struct):
+    parameters: dict[str, Any] = {}
+    end_time: str | None = None
+
+
+class _Metadata(msgspec.Struct):
+    papermill: _Papermill = msgspec.field(default_factory=_Papermill)
+
+
+class _Executed(msgspec.Struct):
+    metadata: _Metadata

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
+from pplib import limits
+from pplib.analysis.trials.plausible import check_plausible
+from pplib.analysis.trials.timeline import measure
 from pplib.config import WARMUP_MICROBATCHES
 from pplib.decode import plain
 from pplib.errors import ParetoPipeError, TrialError
-from pplib.links import LinkRecord
+from pplib.links import HopMeasurement, LinkRecord
+from pplib.pipeline.coordinator.coordinator import Coordinator, PipelineRun, wall_clock
+from pplib.pipeline.coordinator.weights_sending import send_weights
+from pplib.pipeline.monitor.host import describe_host, git_commit
+from pplib.pipeline.monitor.usage import energy_scope
+from pplib.pipeline.stage.loop import Length
+from pplib.pipeline.wire.messages import Prepared
+from pplib.pipeline.wire.plan import PipelinePlan
 from pplib.records import TrialRecord
-from pplib.runtime.coordinator import Coordinator, PipelineRun, wall_clock
-from pplib.runtime.host import describe_host, git_commit
-from pplib.runtime.plausible import check_plausible
-from pplib.runtime.stage_loop import Length
-from pplib.runtime.timeline import measure
 from pplib.sweep.experiment import Experiment
+from pplib.sweep.schedule import Trial
+from pplib.testbed.ssh.parallel import all_or_error, for_each
 
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial to run: which partition, which repeat, and at which place in the order."""
-
-    points: tuple[int, ...]
-    repeat: int
-    order: int
+Metrics = dict[str, float | str | None]
 
 
 def run_trial(
@@ -37,16 +36,24 @@ def run_trial(
     """
     config, begun, started_at = experiment.config, time.monotonic(), wall_clock()
     error: ParetoPipeError | None = None
-    measured: dict[str, Any] = {}
+    seen: PipelineRun | None = None
+    metrics: Metrics = {}
     try:
         if link_error:
             raise TrialError(link_error)
-        measured = _measure(experiment, coordinator, trial.points)
+        coordinator.failed_run = None  # whatever fails before the run leaves nothing
+        plan = experiment.plan(trial.points)
+        coordinator.open(config.backend)
+        stages = coordinator.prepare(plan)
+        running = time.monotonic()
+        seen = _run(experiment, coordinator, plan)
+        busy_s = time.monotonic() - running
+        metrics = _metrics(experiment, plan, stages, seen)
+        metrics["overhead_s"] = time.monotonic() - begun - busy_s
     except ParetoPipeError as exc:
-        error = exc
+        error, metrics = exc, {}
+        seen = seen or coordinator.failed_run
     duration_s = time.monotonic() - begun
-    if measured:
-        measured["metrics"]["overhead_s"] = duration_s - measured.pop("busy_s")
     record = TrialRecord(
         configuration=config.as_dict(),
         partition_points=list(trial.points),
@@ -60,41 +67,54 @@ def run_trial(
         warmup=WARMUP_MICROBATCHES,
         cooldown=config.cooldown,
         link=link,
+        metrics=metrics,
+        timelines=seen.timelines if seen else [],
+        returned_s=seen.returned_s if seen else [],
         devices=[
-            {**plain(device), "emulated": device.emulated, **worker.description.host, "usage": usage}
+            {
+                **plain(device),
+                "emulated": device.emulated,
+                **worker.description.host,
+                "usage": plain(usage) if usage else None,
+            }
             for device, worker, usage in zip(
                 experiment.testbed.first(config.num_stages),
                 coordinator.workers,
-                measured.pop("usages", [None] * config.num_stages),
+                seen.usages if seen else [None] * config.num_stages,
                 strict=True,
             )
         ],
         environment={
             **describe_host(),
             "git_commit": git_commit(),
-            "weights_sha256": experiment.weights.sha256,
+            **{f"{name}_sha256": digest for name, digest in experiment.content.items()},
+            "weights_taken": experiment.weights_taken,
         },
-        **measured,
     )
     return record, error
 
 
-def _measure(experiment: Experiment, coordinator: Coordinator, points: tuple[int, ...]) -> dict[str, Any]:
-    config, plan, profile = experiment.config, experiment.plan(points), experiment.link
+def _run(experiment: Experiment, coordinator: Coordinator, plan: PipelinePlan) -> PipelineRun:
+    config = experiment.config
     length = Length(config.total_microbatches, config.least_microbatches, config.max_trial_s)
-    coordinator.open(config.backend)
-    stages = coordinator.prepare(plan)
-    begun = time.monotonic()
-    run = coordinator.run(plan, length, experiment.trial_timeout_s(plan))
-    busy_s = time.monotonic() - begun
-    total = len(run.returned_s)
+    return coordinator.run(plan, length, experiment.trial_timeout_s(plan))
+
+
+def _metrics(experiment: Experiment, plan: PipelinePlan, stages: Sequence[Prepared], run: PipelineRun) -> Metrics:
+    """Every measured column.
+
+    Raises:
+        TrialError: the outputs or the times cannot be believed.
+    """
+    config, profile, total = experiment.config, experiment.link, len(run.returned_s)
     measured = slice(WARMUP_MICROBATCHES, total - config.cooldown)
+    max_abs_err = experiment.check_outputs(run.outputs)
     check_plausible(run.timelines, measured, run.payload_bytes, profile)
     return_hops = experiment.testbed.return_hops(config.num_stages)
-    metrics = measure(run.timelines, run.returned_s, measured, config.batch_size, profile, return_hops)
     hops = range(config.num_stages - 1)
-    metrics |= {
-        "max_abs_err": experiment.check_outputs(run.outputs),
+    return {
+        **measure(run.timelines, run.returned_s, measured, config.batch_size, profile, return_hops),
+        "max_abs_err": max_abs_err,
         "outputs_checked": float(len(run.outputs)),
         "activation_bytes": float(sum(plan.tensors[i + 1].num_bytes for i in hops)),
         "payload_bytes": float(sum(run.payload_bytes)),
@@ -103,19 +123,14 @@ def _measure(experiment: Experiment, coordinator: Coordinator, points: tuple[int
         **{f"stage{i}_build_s": stage.build_s for i, stage in enumerate(stages)},
         **_usage_columns(run, total * config.batch_size),
     }
-    return {
-        "metrics": metrics,
-        "timelines": run.timelines,
-        "returned_s": run.returned_s,
-        "busy_s": busy_s,
-        "usages": [plain(usage) for usage in run.usages],
-    }
 
 
-def _usage_columns(run: PipelineRun, num_images: int) -> dict[str, float | str | None]:
+def _usage_columns(run: PipelineRun, num_images: int) -> Metrics:
     """What the devices used over the whole trial, warm-up included; columns are absent where none tells."""
-    columns: dict[str, float | str | None] = {}
+    columns: Metrics = {}
     for i, usage in enumerate(run.usages):
+        if usage is None:
+            continue
         told = {
             "cpu_fraction": usage.process_cpu_fraction,
             "resident_peak_bytes": usage.resident_peak_bytes,
@@ -126,7 +141,27 @@ def _usage_columns(run: PipelineRun, num_images: int) -> dict[str, float | str |
             "monitor_cost": usage.monitor_cost,
         }
         columns |= {f"stage{i}_{name}": float(value) for name, value in told.items() if value is not None}
+        if usage.energy_j is not None:
+            columns[f"stage{i}_energy_per_image_j"] = usage.energy_j / num_images
+            columns[f"stage{i}_energy_scope"] = energy_scope(usage)
     if run.energy is not None:
         columns["energy_per_image_j"] = run.energy.joules / num_images
+        columns["energy_scope"] = run.energy.scope
         columns["energy_estimated"] = float(run.energy.estimated)
     return columns
+
+
+def provide(experiment: Experiment, coordinator: Coordinator) -> None:
+    """Give the devices what they need once: the images to the first, the weights to those that lack them."""
+    coordinator.put_inputs(experiment.batches, experiment.input_spec)
+    sent = for_each(coordinator.workers, lambda worker: send_weights(worker, experiment.weights), limits.WEIGHTS_S)
+    all_or_error(sent)
+
+
+def verified(record: TrialRecord, after: list[HopMeasurement], wrong: str) -> TrialRecord:
+    """The record of a trial after which the link was measured again."""
+    assert record.link is not None
+    record.link.after = after
+    if wrong and record.status == "ok":
+        record.status, record.error, record.metrics = "failed", f"after the trial, {wrong}", {}
+    return record

@@ -11,35 +11,33 @@ import contextlib
 import functools
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from pplib import limits
 from pplib.devices import Testbed, assign_cores
 from pplib.environment import load_environment
 from pplib.errors import ConfigError, HandshakeError, ParetoPipeError, TransportError, WorkerError
+from pplib.files.own_folder import own_folder
 from pplib.links import UNSHAPED, LinkProfile
-from pplib.runtime.client import WorkerClient
-from pplib.runtime.connection import endpoint_of
-from pplib.runtime.coordinator import Coordinator
-from pplib.runtime.messages import Stop
-from pplib.testbed.bundle import Bundle
-from pplib.testbed.local import LocalWorker, last_words, script_of
-from pplib.testbed.machine import machine_of
-from pplib.testbed.model_code import model_code
-from pplib.testbed.namespaces import Namespaces, namespaces
-from pplib.testbed.parallel import all_or_error, for_each
-from pplib.testbed.remote import RemoteWorker
-from pplib.testbed.remote_link import RemoteLink
+from pplib.pipeline.coordinator.client import WorkerClient, WorkerFailed
+from pplib.pipeline.coordinator.coordinator import Coordinator
+from pplib.pipeline.wire.connection import endpoint_of
+from pplib.pipeline.wire.messages import Stop
+from pplib.testbed.emulation.namespaces import Namespaces, namespaces, no_private_network, private_network
 from pplib.testbed.session_file import VARIABLE, Address, SessionFile, digest, read_session
-from pplib.testbed.supervisor import SILENT_S, Supervisor
-from pplib.testbed.tunnel import tunnels
+from pplib.testbed.shaping.link import RemoteLink
+from pplib.testbed.ssh.machine import machine_of
+from pplib.testbed.ssh.parallel import all_or_error, for_each
+from pplib.testbed.workers.local import LocalWorker, last_words, script_of
+from pplib.testbed.workers.remote import RemoteWorker
+from pplib.testbed.workers.supervisor import Supervisor
+from pplib.testbed.workers.tunnel import tunnels
 
 _OWN: dict[str, Session] = {}  # those that this process has opened, by the path of their file
-RETRY_S = 0.3
 MOST_ATTEMPTS = 3
 
 
@@ -91,12 +89,11 @@ class Session:
             WorkerError: a worker cannot be reached.
         """
         environment = load_environment()
-        # An address of this machine means nothing inside an emulated network.
-        master = environment.master_addr if self.engine == "none" else None
+        meeting = self.path.parent if self.told.one_machine else (environment.master_addr, environment.master_port)
         with contextlib.ExitStack() as stack:
             clients = self._reach_all(self.told.workers[:num_stages], stack)
             tunnelled = self.tunnel == "ssh"
-            with Coordinator(clients, (master, environment.master_port), tunnelled) as coordinator:
+            with Coordinator(clients, meeting, tunnelled) as coordinator:
                 yield coordinator
 
     def _reach_all(self, addresses: Sequence[Address], stack: contextlib.ExitStack) -> list[WorkerClient]:
@@ -127,7 +124,7 @@ class Session:
             return None
 
     def _reach(self, address: Address, stack: contextlib.ExitStack, patience_s: float | None = None) -> WorkerClient:
-        end = time.monotonic() + (self.told.ready_timeout_s + SILENT_S if patience_s is None else patience_s)
+        end = time.monotonic() + (self.told.ready_timeout_s + limits.SILENT_S if patience_s is None else patience_s)
         log = Path(address.log)
         while True:
             since = log.stat().st_size if log.exists() else 0
@@ -141,11 +138,11 @@ class Session:
                 stack.callback(client.close)
                 return client
             except (TransportError, WorkerError) as exc:
-                if isinstance(exc, HandshakeError):
+                if isinstance(exc, HandshakeError) or (isinstance(exc, WorkerFailed) and exc.lasting):
                     raise
                 if time.monotonic() > end:
                     raise WorkerError(f"{exc}: {last_words(log, 0, 0.0)}") from exc
-                time.sleep(RETRY_S)
+                time.sleep(limits.REACH_RETRY_S)
 
 
 def _alike(clients: Sequence[WorkerClient | None]) -> bool:
@@ -162,10 +159,24 @@ def _end_members(clients: Sequence[WorkerClient | None]) -> None:
         client.close()
 
 
+def check_rpc_network(testbed: Testbed, backend: str, shaped: bool) -> None:
+    """Make sure that no other account of this machine reaches the ports of rpc, or that this is wanted.
+
+    Raises:
+        ConfigError: they would be open to all.
+    """
+    if backend != "rpc" or shaped or not testbed.local or testbed.rpc_network == "host":
+        return
+    if reason := no_private_network():
+        raise ConfigError(
+            "backend: rpc has no passwords, and on this machine's loopback every account could run code as you; a "
+            f"network of its own cannot be had here: {reason}. Use `backend: socket`, or, where you trust every "
+            "account of this machine, write `rpc_network: host` into the device file"
+        )
+
+
 @contextlib.contextmanager
-def workers_up(
-    testbed: Testbed, backends: Sequence[str], shaped: bool = False, models: Sequence[str] = ()
-) -> Iterator[Session]:
+def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) -> Iterator[Session]:
     """Have the workers of `testbed` running: those of the surrounding session, or new ones.
 
     Args:
@@ -173,23 +184,24 @@ def workers_up(
         backends: what they must offer.
         shaped: whether the link between them is to be shaped; devices on this machine then have a
             network of their own each.
-        models: the names of those that will run; the code of the user's own is brought to remote devices.
+
+    Devices of this machine that speak rpc share a network of their own where nothing else is asked for.
 
     Raises:
         WorkerError: a worker did not start.
         TransportError: a device cannot be reached.
-        ConfigError: the surrounding session is of another device file, or lacks a backend or the code of
-            a model; or this machine cannot emulate links.
+        ConfigError: the surrounding session is of another device file, or lacks a backend; or this machine
+            cannot emulate links.
     """
     inherited = os.environ.get(VARIABLE)
     remote = any(device.remote for device in testbed.devices)
-    code = model_code(models) if remote else None
     if inherited:
-        told = read_session(Path(inherited), testbed, backends, code)
+        told = read_session(Path(inherited), testbed, backends)
         yield _OWN.get(inherited) or Session(told, Path(inherited), None, True)
         return
     for backend in backends:
         testbed.check_backend(backend)
+        check_rpc_network(testbed, backend, shaped)
     token, devices = secrets.token_bytes(32), testbed.devices
     with contextlib.ExitStack() as stack:
         shaper: Namespaces | RemoteLink | None = None
@@ -201,9 +213,11 @@ def workers_up(
             stack.callback(shaper.close)
         elif shaped:
             shaper = stack.enter_context(namespaces(len(devices), engine=testbed.link_engine))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="paretopipe-")))  # mode 0700
         net = shaper if isinstance(shaper, Namespaces) else None
-        workers = _start(testbed, token, backends, folder, net, code, stack)
+        if net is None and "rpc" in backends and testbed.local and testbed.rpc_network == "private":
+            net = stack.enter_context(private_network(len(devices)))
+        folder = stack.enter_context(own_folder())
+        workers = _start(testbed, token, backends, folder, net, stack)
         told = SessionFile(
             testbed=digest(testbed),
             token=token.hex(),
@@ -213,7 +227,7 @@ def workers_up(
             engine="none" if shaper is None else "tc" if isinstance(shaper, RemoteLink) else shaper.engine,
             tunnel=testbed.tunnel,
             link=UNSHAPED,
-            model_files=code.digests if code else {},
+            one_machine=not remote,
         )
         if testbed.tunnel == "ssh":
             stack.enter_context(tunnels([worker for worker in workers if isinstance(worker, RemoteWorker)]))
@@ -232,13 +246,12 @@ def _start(
     backends: Sequence[str],
     folder: Path,
     net: Namespaces | None,
-    code: Bundle | None,
     stack: contextlib.ExitStack,
 ) -> list[LocalWorker | RemoteWorker]:
     """Start all workers at once, and have them looked after until `stack` unwinds: then they end, all at once."""
     script, limit_s = script_of(backends), testbed.ready_timeout_s
     workers: list[LocalWorker | RemoteWorker] = [
-        RemoteWorker(device, cores, token, script, folder, testbed.tunnel == "ssh", code)
+        RemoteWorker(device, cores, token, script, folder, testbed.tunnel == "ssh")
         if device.remote
         else LocalWorker(device, cores, token, script, folder, net.place(i) if net else None)
         for i, (device, cores) in enumerate(zip(testbed.devices, assign_cores(testbed.devices), strict=True))
@@ -259,7 +272,6 @@ def open_pipeline(
     num_stages: int,
     backends: Sequence[str],
     link: LinkProfile = UNSHAPED,
-    models: Sequence[str] = (),
 ) -> Iterator[tuple[Coordinator, Session]]:
     """The coordinator of a pipeline over the first `num_stages` devices, and the session it belongs to.
 
@@ -268,7 +280,7 @@ def open_pipeline(
         WorkerError: a worker did not start or cannot be reached.
     """
     testbed.first(num_stages)
-    with workers_up(testbed, backends, link.shaped, models) as session:
+    with workers_up(testbed, backends, link.shaped) as session:
         session.set_link(link)
         with session.pipeline(num_stages) as coordinator:
             yield coordinator, session

@@ -12,7 +12,6 @@ from pplib.devices import Testbed
 from pplib.errors import ConfigError
 from pplib.links import LinkProfile
 from pplib.records import write_atomic
-from pplib.testbed.bundle import Bundle
 
 VARIABLE = "PARETOPIPE_SESSION"  # of the environment: the path of the file
 
@@ -28,7 +27,7 @@ class Address(msgspec.Struct, frozen=True):
 class SessionFile(msgspec.Struct, frozen=True):
     """What a process needs to use the workers of its parent, and how the link is shaped now.
 
-    `model_files` are the digests of the files of the user's own models that were brought to the devices.
+    `one_machine`: all devices are on this one, and see the session's folder.
     """
 
     testbed: str
@@ -39,7 +38,7 @@ class SessionFile(msgspec.Struct, frozen=True):
     engine: str
     tunnel: str
     link: LinkProfile
-    model_files: dict[str, str]
+    one_machine: bool
 
     def write(self, path: Path) -> None:
         """Put it where the processes below this one find it.
@@ -55,8 +54,8 @@ def digest(testbed: Testbed) -> str:
     return hashlib.sha256(msgspec.json.encode(testbed)).hexdigest()
 
 
-def read_session(path: Path, testbed: Testbed, backends: Sequence[str], code: Bundle | None) -> SessionFile:
-    """The surrounding session, if it has these devices, these backends, and the code of these models.
+def read_session(path: Path, testbed: Testbed, backends: Sequence[str]) -> SessionFile:
+    """The surrounding session, if it has these devices and these backends.
 
     Raises:
         ConfigError: it has not, or there is none.
@@ -69,10 +68,5 @@ def read_session(path: Path, testbed: Testbed, backends: Sequence[str], code: Bu
     if session.testbed != digest(testbed) or not set(backends) <= set(session.backends):
         raise ConfigError(
             f"{VARIABLE}={path}: that session has other devices, or lacks one of {', '.join(backends)}: {own}"
-        )
-    lacking = dict(code.digests.items() - session.model_files.items()) if code else {}
-    if lacking:
-        raise ConfigError(
-            f"{VARIABLE}={path}: the devices of that session have not {', '.join(sorted(lacking))} as it is here: {own}"
         )
     return session

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import vl_convert
@@ -14,20 +18,40 @@ from pplib.records import write_atomic
 PPI = 110
 
 
-def use_offline_charts(interactive: bool = False) -> None:
-    """Make charts appear without internet, from here on.
+def use_offline_charts(live: bool | None = None) -> None:
+    """Make charts appear without internet, from here on: live with tooltips in JupyterLab, pictures elsewhere.
+
+    A live chart's output holds the picture as well, for viewers that have no kernel: an executed copy,
+    HTML made by nbconvert, a web page that shows notebooks.
 
     Args:
-        interactive: False: PNG pictures, which executed copies keep and any viewer shows. True: live
-            charts with tooltips in JupyterLab, from scripts that are installed with the package; an
-            executed copy keeps a picture of them only where its widgets' state is saved.
+        live: whether charts are live; if not given, where a Jupyter server has started this kernel.
     """
     # A chart of a long timeline has more than Altair's 5000 rows; it is drawn here, not sent anywhere.
     alt.data_transformers.enable("default", max_rows=None)
-    if interactive:
-        alt.renderers.enable("jupyter", offline=True)
-    else:
-        alt.renderers.enable("png", ppi=PPI)
+    # Set by a Jupyter server for the kernels of its notebooks, and not by papermill or nbconvert.
+    live = "JPY_SESSION_NAME" in os.environ if live is None else live
+    alt.renderers.register("paretopipe", _live if live else _still)
+    alt.renderers.enable("paretopipe")
+
+
+def _still(spec: dict[str, Any], **_options: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The picture of a chart as Jupyter's bundle, and its size on the page in pixels."""
+    picture = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, ppi=PPI)
+    width, height = struct.unpack(">II", picture[16:24])
+    size = {"width": round(width * 72 / PPI), "height": round(height * 72 / PPI)}
+    return {"image/png": base64.b64encode(picture).decode(), "text/plain": "a chart"}, {"image/png": size}
+
+
+def _live(spec: dict[str, Any], **_options: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The picture, and a widget that draws the chart in the browser, from scripts installed with Altair."""
+    bundle, metadata = _still(spec)
+    alt.JupyterChart.enable_offline()
+    actions = {"export": True, "source": False, "compiled": False, "editor": False}
+    chart = alt.JupyterChart(chart=alt.Chart.from_dict(spec), embed_options={"actions": actions})
+    made: Any = chart._repr_mimebundle_()
+    widget = made[0] if isinstance(made, tuple) else made
+    return {**widget, **bundle}, metadata
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from pplib.analysis.columns import require_columns
+from pplib.analysis.attainment import attainment
+from pplib.analysis.estimated.uncertainty import ties
 from pplib.analysis.links import link_table
 from pplib.analysis.repeats import POINT_KEYS
+from pplib.analysis.required_columns import require_columns
 from pplib.analysis.robust import on_several_links, regret_table
-from pplib.analysis.stability import unstable_trials, worst_trials
-from pplib.view.front_links import fronts_by_link_chart
-from pplib.view.quantities import quantity
-from pplib.view.regrets import regret_chart
+from pplib.analysis.stability import noise, unstable_trials, worst_trials
+from pplib.columns import INDIFFERENCE, quantity
+from pplib.view.charts.attainment import attainment_chart
+from pplib.view.charts.backends import backend_chart
+from pplib.view.charts.front_by_link import fronts_by_link_chart
+from pplib.view.charts.regret import regret_chart
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, points_table, requested_and_measured
 
@@ -27,7 +31,7 @@ def points_section(points: pd.DataFrame) -> Section:
     """Every point's median, range and confidence interval.
 
     Args:
-        points: see `point_table`, `fronts` and `with_confidence`.
+        points: see `point_estimates` and `fronts`.
 
     Raises:
         FrameError: there are no intervals in `points`.
@@ -76,6 +80,52 @@ def links_section(summary: pd.DataFrame) -> Section:
     return Section(title, _LINKS + (_TUNNELLED if tunnelled else ""), table=requested_and_measured(links))
 
 
+def backends_section(points: pd.DataFrame) -> Section:
+    """Latency and throughput of the backends side by side; without a chart where there is one backend.
+
+    Args:
+        points: one row per configuration and point, see `point_table`.
+    """
+    title, names = "The backends side by side", sorted(points["backend"].astype("str").unique())
+    if len(names) < 2:
+        return Section(title, f"These results hold one backend, {', '.join(names)}: there is nothing beside it.")
+    return Section(title, _BACKENDS, backend_chart(points), name="backends")
+
+
+def certainty_section(summary: pd.DataFrame, probability: pd.DataFrame, objectives: Mapping[str, str]) -> Section:
+    """How often points are on the front when repeats are drawn again; without a chart where there is one repeat.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        probability: see `front_probability`.
+        objectives: two columns -> "min" or "max".
+    """
+    title = "How sure is the front?"
+    if probability["front_probability"].isna().all():
+        return Section(title, "Nothing can be said: every point has one repeat only. Raise `repeats`, and sweep again.")
+    tied = ties(summary, objectives, indifference=INDIFFERENCE)
+    table = probability.merge(tied[[*POINT_KEYS, "tied_with"]], on=POINT_KEYS, how="left")
+    table = table[table["on_front"] | (table["front_probability"] >= 0.1)]
+    shown = [*configuration_columns(table), "partition_label", *objectives, "on_front"]
+    table = table[[*shown, "front_probability", "tied_with", "repeats_ok"]]
+    return Section(
+        title, _CERTAINTY, attainment_chart(attainment(summary, objectives), objectives), table, "attainment"
+    )
+
+
+def steadiness_section(summary: pd.DataFrame) -> Section:
+    """How far repeats lie apart; without a table where there is one repeat.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+    """
+    title, table = "How steady was the machine?", noise(summary)
+    if table["latency_noise"].isna().all():
+        return Section(title, "One repeat says nothing about that. Raise `repeats`, and sweep again.")
+    columns = [*configuration_columns(table), "trials", "unstable", "latency_noise", "throughput_noise", "warning"]
+    return Section(title, _STEADINESS, table=table[columns])
+
+
 def moving_section(points: pd.DataFrame, objectives: Mapping[str, str]) -> Section:
     """The fronts of the same configurations over several links; without a chart where there is one link.
 
@@ -121,11 +171,22 @@ def regret_sections(points: pd.DataFrame, objectives: Mapping[str, str]) -> list
     return found
 
 
+_BACKENDS = "Both backends run the same stages with the same timers; what differs is the hop between the devices."
+_CERTAINTY = (
+    "What another sweep might have found is drawn a thousand times from the differences between repeats, with the "
+    "devices' drift, which is common to the points, taken out: the probability is how often the point is then on "
+    "the front. Points that are tied with another cannot be told from it with these repeats, or differ by less than "
+    "2 %. The surfaces show what a tenth, half, and nine tenths of the repeats attain, as measured."
+)
+_STEADINESS = (
+    "How far repeats lie from their point's median, and how many trials look unsteady. Close other programs, raise "
+    "num_images or repeats, and run again where there is a warning."
+)
 _POINTS = (
-    "The median over repeats of every point; smallest and largest are its repeats' range. Low and high end are a 95 % "
-    "bootstrap interval of that median: how far it might move if the sweep were run again, on the same devices and "
-    "day. It needs six repeats or more: the range of n repeats holds the true median in 1 - 2^(1-n) of cases, 75 % for "
-    "3 and 94 % for 5. From six on, 95 % is nominal: of simulated medians of 6 to 15 repeats, 86 to 94 % were inside."
+    "What every point takes at the usual speed of its devices, in brackets its repeats' range as measured, and its "
+    "95 % interval: how far another sweep, on the same devices and day, might be from it, but for what is common to "
+    "all points. How noisy a repeat is, is taken to be the same for all points of a configuration, so that three "
+    "repeats of twenty points say how sure each is. Beside them is the median as measured."
 )
 _UNSTEADY = "The figures of these trials may not be believed; why, and what to do about it, stands beside each."
 _TUNNELLED = (

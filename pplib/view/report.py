@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import hashlib
 import html
 import json
 import re
@@ -14,7 +17,7 @@ import vl_convert
 from pplib.records import write_atomic
 from pplib.view.display import VEGA_LITE, Drawing, draw
 from pplib.view.section import Section
-from pplib.view.tables import table_html
+from pplib.view.table_html import STYLE, table_html
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> R
 
     Every chart stands in it twice: as an SVG picture, which any browser shows, scripts or not; and as
     a specification, from which the scripts in the page (Vega, once) make a live chart with tooltips
-    in the picture's place. A content security policy in the page forbids any fetch. A chart whose section
-    has a name is written beside the page, too: `charts/<name>.png` and `.svg`.
+    in the picture's place. A content security policy in the page forbids any fetch, and any script but
+    these. A chart whose section has a name is written beside the page, too: `charts/<name>.png` and `.svg`.
 
     Args:
         path: of the page; its folder is made if missing.
@@ -69,13 +72,30 @@ def _page(title: str, sections: list[tuple[Section, Drawing | None]]) -> str:
     links = "".join(
         f'<li><a href="#section{i}">{html.escape(section.title)}</a></li>' for i, (section, _) in enumerate(sections)
     )
-    scripts = ""
+    scripts: list[str] = []
     if specs:
-        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-        # A closing tag inside a string of the bundle would end the script.
-        bundle = bundle.replace("</script", r"<\/script")
-        scripts = f"<script>{bundle}</script>\n<script>{_SHOW}{''.join(specs)}</script>"
-    return _PAGE.format(title=html.escape(title), style=_STYLE, links=links, bodies="\n".join(bodies), scripts=scripts)
+        # As a browser reads them: it makes other ends of lines \n before it takes a hash.
+        scripts = [re.sub("\r\n?", "\n", one) for one in (_vega(), f"{_SHOW}{''.join(specs)}")]
+    return _PAGE.format(
+        title=html.escape(title),
+        allowed=" ".join(["'unsafe-eval'", *map(_hash, scripts)] if scripts else ["'none'"]),
+        style=STYLE + _STYLE,
+        links=links,
+        bodies="\n".join(bodies),
+        scripts="\n".join(f"<script>{one}</script>" for one in scripts),
+    )
+
+
+@functools.cache  # it takes seconds
+def _vega() -> str:
+    """What draws the charts. A closing tag inside a string of it would end the script."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    return bundle.replace("</script", r"<\/script")
+
+
+def _hash(script: str) -> str:
+    """What the content security policy calls a script: no other runs, whatever gets into the page."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _prose(text: str) -> str:
@@ -125,15 +145,29 @@ h2 { font-size: 1.3rem; margin: 2.5rem 0 0.6rem; padding-top: 1rem; border-top: 
 p, ul { max-width: 46rem; margin: 0.5rem 0 0.9rem; }
 nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; max-width: none; }
 a { color: #0b5cad; }
-.chart, .table { overflow-x: auto; margin: 1rem 0; }
+.chart { overflow-x: auto; margin: 1rem 0; }
 .chart svg { display: block; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.6rem; text-align: left; border-bottom: 1px solid #e3e6eb; white-space: nowrap; }
-th { background: #f3f5f8; border-bottom: 2px solid #c8ced8; font-weight: 600; }
-td { white-space: normal; max-width: 26rem; }
-.n, td.n { text-align: right; white-space: nowrap; }
-tbody tr:hover { background: #f7f9fc; }
-@media print { nav, details { display: none; } section { break-inside: avoid; } }
+.table tbody tr:hover { background: #f7f9fc; }
+@media (max-width: 600px) {
+  body { padding: 1rem 1rem 3rem; font-size: 15px; }
+  h1 { font-size: 1.4rem; overflow-wrap: anywhere; }
+}
+@page { size: A4; margin: 14mm; }
+@media print {
+  nav, details { display: none; }
+  body { padding: 0; max-width: none; font-size: 10pt; }
+  h2 { break-after: avoid; }
+  .chart { break-inside: avoid; }
+  .chart svg, .chart .vega-embed { max-width: 100%; height: auto; }
+  .chart, .table { overflow: visible; }
+  .table table { font-size: 7pt; max-width: 100%; }
+  .table th, .table td { padding: 0.15rem 0.3rem; overflow-wrap: anywhere; }
+  .table th, .table .n, .table .t { white-space: normal; }
+  .table .n { overflow-wrap: normal; }
+  .table .w { min-width: 12em; }
+  thead { display: table-header-group; }
+  tr { break-inside: avoid; }
+}
 """
 
 _PAGE = """<!DOCTYPE html>
@@ -141,7 +175,7 @@ _PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; \
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {allowed}; \
 style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
 <title>{title}</title>
 <style>{style}</style>

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from pplib.view.tables import table_html
+from pplib.view.table_html import notebook_table
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,4 @@ def show(*sections: Section) -> None:
         if section.chart is not None:
             display(section.chart)  # type: ignore[no-untyped-call]
         if section.table is not None:
-            display(HTML(table_html(section.table)))  # type: ignore[no-untyped-call]
+            display(HTML(notebook_table(section.table)))  # type: ignore[no-untyped-call]

@@ -1,31 +1,23 @@
-"""Tables as a reader wants them: words and units in the head, four digits in the cells."""
+"""Which rows and columns of the results make a table, in stored units; `table_html` shows them."""
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Mapping
 
 import pandas as pd
 
-from pplib.analysis.columns import require_columns
 from pplib.analysis.pareto import pareto_front
+from pplib.analysis.required_columns import require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS
-from pplib.view.quantities import direction, quantity
+from pplib.columns import OBJECTIVES, quantity
+from pplib.view.table_html import cell, with_range
 
 _SHOWN = (
     "partition_label partition_name on_front latency_s latency_s_min latency_s_max latency_s_low latency_s_high "
-    "throughput_img_s throughput_img_s_min throughput_img_s_max throughput_img_s_low throughput_img_s_high bound_img_s "
-    "efficiency bottleneck activation_bytes repeats_ok"
+    "latency_s_raw throughput_img_s throughput_img_s_min throughput_img_s_max throughput_img_s_low "
+    "throughput_img_s_high throughput_img_s_raw bound_img_s efficiency bottleneck activation_bytes repeats_ok"
 ).split()
 _NAMED = ("model", "link", "backend", "in_flight")
-_HEADS = {
-    "partition_label": "point",
-    "partition_name": "cut after",
-    "repeats_ok": "repeats",
-    "remedy": "what to do",
-    "minimax": "the choice",
-}
 _LINK_PARTS = (
     # Words, factor from the stored unit, column of the request, and of the measurement: "{}" is before or after.
     ("round trip (ms)", 1e3, "requested_rtt_s", "rtt_{}_s"),
@@ -35,11 +27,21 @@ _LINK_PARTS = (
 )
 
 
+def trials_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """How many trials each configuration has, succeeded and failed.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+    """
+    keys = [*configuration_columns(summary), "status"]
+    return summary.groupby(keys, dropna=False, sort=False, as_index=False).size().rename(columns={"size": "trials"})
+
+
 def points_table(points: pd.DataFrame) -> pd.DataFrame:
     """Every point with its median, range and interval as far as `points` has them, in stored units.
 
     Args:
-        points: one row per configuration and point, see `point_table`, `fronts`, `with_confidence`.
+        points: one row per configuration and point, see `point_estimates` and `fronts`.
     """
     wanted = [*configuration_columns(points), *_SHOWN]
     return points[[name for name in wanted if name in points.columns]].reset_index(drop=True)
@@ -56,7 +58,7 @@ def front_table(points: pd.DataFrame, objectives: Mapping[str, str] | None = Non
         FrameError: a column is missing.
     """
     if objectives is None:
-        objectives = {name: direction(name) for name in ("latency_s", "throughput_img_s")}
+        objectives = OBJECTIVES
     require_columns(points, CONFIGURATION_KEYS, "the table of points")
     groups = [
         pareto_front(rows, objectives) for _, rows in points.groupby(CONFIGURATION_KEYS, dropna=False, sort=False)
@@ -88,7 +90,7 @@ def requested_and_measured(links: pd.DataFrame) -> pd.DataFrame:
             row["requested"] = cell(link[request] * factor) if request else ""
             for when in ("before", "after"):
                 name = measured.format(when)
-                row[when] = _with_extremes(*(link[name + end] * factor for end in ("", "_min", "_max")))
+                row[when] = with_range(*(link[name + end] * factor for end in ("", "_min", "_max")))
             rows.append(row)
         if link["requested_loss"] > 0:
             row = {"link": link["link"], "engine": link["link_engine"], "hop": str(link["hop"]), "quantity": "loss (%)"}
@@ -102,56 +104,21 @@ def configuration_columns(frame: pd.DataFrame) -> list[str]:
     return [key for key in keys if key in frame.columns and (key in _NAMED or frame[key].nunique(dropna=False) > 1)]
 
 
-def table_html(frame: pd.DataFrame) -> str:
-    """`frame` as an escaped HTML table; columns in s, bytes and bit/s are shown in ms, MB, Mbit/s.
+def metrics_table(metrics: Mapping[str, object]) -> pd.DataFrame:
+    """The figures of one trial, each in its display unit, as text: a row per figure that was measured.
 
-    >>> table_html(pd.DataFrame({"latency_s": [0.25]})).split("</thead>")[0]
-    '<table><thead><tr><th class="n">latency (ms)</th></tr>'
+    Args:
+        metrics: column of `summary.csv` -> value, in stored units.
+
+    >>> metrics_table({"latency_s": 0.25, "energy_j": None, "num_microbatches": 8})["value"].tolist()
+    ['250 ms', '8']
     """
-    heads, columns, classes = [], [], []
-    for name in frame.columns:
-        column = frame[name]
-        number = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
-        measure = quantity(str(name))
-        heads.append(_HEADS.get(str(name), measure.title if number else str(name).replace("_", " ")))
-        columns.append([cell(value) for value in (measure.shown(column) if number else column)])
-        classes.append(' class="n"' if number else "")
-    head = "".join(f"<th{kind}>{html.escape(text)}</th>" for kind, text in zip(classes, heads, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{kind}>{html.escape(text)}</td>" for kind, text in zip(classes, row, strict=True))
-        + "</tr>"
-        for row in zip(*columns, strict=True)
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _with_extremes(middle: float, low: float, high: float) -> str:
-    """Median and extremes in one cell.
-
-    >>> _with_extremes(10.21, 10.2, 10.24), _with_extremes(5.0, 5.0, 5.0), _with_extremes(*[float("nan")] * 3)
-    ('10.21 (10.2..10.24)', '5', '-')
-    """
-    words = [cell(value) for value in (middle, low, high)]
-    return words[0] if words[0] == words[1] == words[2] else f"{words[0]} ({words[1]}..{words[2]})"
-
-
-def cell(value: object) -> str:
-    """One value in a few characters.
-
-    >>> [cell(value) for value in (0.123456, 12345.6, 8, True, None, 2e-7)]
-    ['0.1235', '12,346', '8', 'yes', '-', '2.00e-07']
-    """
-    if value is None or (not isinstance(value, str) and pd.isna(value)):  # type: ignore[call-overload]
-        return "-"
-    if isinstance(value, bool) or type(value).__name__ == "bool":
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if not isinstance(value, float):
-        return str(value)
-    if not math.isfinite(value):
-        return str(value)
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+    rows = []
+    for name, value in metrics.items():
+        measure = quantity(name)
+        if value is None or value != value:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool) and measure.unit
+        shown = cell(float(value) * measure.factor if number else value)  # type: ignore[arg-type]
+        rows.append({"quantity": measure.name, "value": f"{shown} {measure.unit}".strip()})
+    return pd.DataFrame(rows, columns=["quantity", "value"])

@@ -12,20 +12,20 @@ import ipywidgets
 import pandas as pd
 from IPython.display import HTML
 
-from pplib.analysis.prediction import predict_points
+from pplib.analysis.predicted.prediction import predict_points
 from pplib.errors import FrameError
+from pplib.view.charts.split import split_chart
 from pplib.view.display import png_bytes
-from pplib.view.split_picture import split_chart
-from pplib.view.tables import cell
+from pplib.view.range_input import RangeInput, numbers
+from pplib.view.table_html import cell
 
 RATES_MBIT_S = (1000.0, 300.0, 100.0, 50.0, 20.0, 10.0, 5.0, 1.0)
-_WIDE = {"description_width": "9em"}
 
 
 class SplitSlider(ipywidgets.VBox):  # type: ignore[misc]
     """Controls, a table and a picture that follow each other.
 
-    The controls are `point`, `rate` (bit/s, infinite for no limit), `delay` (ms), `slowdown0`, `slowdown1` and
+    The controls are `point`, `rate` (bit/s, infinite for no limit), `delay` (ms, one way), `slowdown0`, `slowdown1` and
     `in_flight`; setting their `value` from code does what moving them does. `table` is an HTML widget, `picture`
     a PNG image, `predicted` the frame behind both.
     """
@@ -50,27 +50,14 @@ class SplitSlider(ipywidgets.VBox):  # type: ignore[misc]
         if point not in set(first["partition_point"]):
             raise FrameError(f"point: expected one of 0..{len(first) - 1}, got {point}")
         names = zip(first["partition_label"], first["partition_name"], first["partition_point"], strict=True)
-        self.point = ipywidgets.SelectionSlider(
-            options=[(f"{label} {name}", int(p)) for label, name, p in names],
-            value=point,
-            description="cut after",
-            continuous_update=False,
-            style=_WIDE,
-            layout=ipywidgets.Layout(width="640px"),
-        )
-        self.rate = ipywidgets.SelectionSlider(
-            options=_rates(rate_bit_s),
-            value=rate_bit_s or math.inf,
-            description="link rate",
-            style=_WIDE,
-            continuous_update=False,
-        )
-        self.delay = _float("link delay (ms)", delay_s * 1e3, 0.0, max(300.0, delay_s * 1e3), 0.5)
-        self.slowdown0 = _float("device 0 slower by", slowdowns[0], 0.1, max(20.0, slowdowns[0]), 0.1)
-        self.slowdown1 = _float("device 1 slower by", slowdowns[1], 0.1, max(20.0, slowdowns[1]), 0.1)
-        self.in_flight = ipywidgets.IntSlider(
-            value=in_flight, min=1, max=max(8, in_flight), description="in flight", style=_WIDE, continuous_update=False
-        )
+        self.point = RangeInput("cut after", [(f"{label} {name}", int(p)) for label, name, p in names], point)
+        self.rate = RangeInput("link rate", _rates(rate_bit_s), math.inf if rate_bit_s is None else rate_bit_s)
+        delay = float(delay_s * 1e3)
+        self.delay = RangeInput("link delay, one way", numbers(0, max(300, delay), 0.5, delay, "ms"), delay)
+        self.slowdown0 = _slowdown("device 0 slower by", slowdowns[0])
+        self.slowdown1 = _slowdown("device 1 slower by", slowdowns[1])
+        depths = [(str(depth), depth) for depth in range(1, max(8, in_flight) + 1)]
+        self.in_flight = RangeInput("in flight", depths, in_flight)
         self.table = ipywidgets.HTML()
         self.picture = ipywidgets.Image(format="png")
         self.predicted = first
@@ -78,8 +65,7 @@ class SplitSlider(ipywidgets.VBox):  # type: ignore[misc]
         for control in (self.point, *controls):
             control.observe(self._moved, names="value")
         self._show()
-        columns = [ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:])]
-        super().__init__([self.point, ipywidgets.HBox(columns), self.table, self.picture])
+        super().__init__([self.point, *controls, self.table, self.picture])
 
     def _moved(self, _change: object) -> None:
         self.predicted = predict_points(
@@ -131,7 +117,7 @@ def split_slider(
         slowdowns: of the two devices against the profiled machine, at first.
         rate_bit_s: of the link, at first; None for no limit.
         delay_s: of the link, one way, at first.
-        in_flight: microbatches admitted at once, at first.
+        in_flight: microbatches admitted whose result is not back yet, at first.
 
     Raises:
         FrameError: the profile lacks a column, or an argument makes no sense.
@@ -200,7 +186,6 @@ def _rates(asked: float | None) -> list[tuple[str, float]]:
     return [*[(f"{rate * 1e-6:g} Mbit/s", rate) for rate in rates], ("no limit", math.inf)]
 
 
-def _float(words: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:
-    return ipywidgets.FloatSlider(
-        value=value, min=low, max=high, step=step, description=words, style=_WIDE, continuous_update=False
-    )
+def _slowdown(words: str, value: float) -> RangeInput:
+    """How many times slower than the profiled machine; below 1 is faster."""
+    return RangeInput(words, numbers(0.1, max(20.0, value), 0.1, value, "times"), float(value))

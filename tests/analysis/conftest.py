@@ -17,6 +17,7 @@ SAME = {
     "num_stages": 2,
     "granularity": "block",
     "optimize": True,
+    "setup": "",
 }
 
 

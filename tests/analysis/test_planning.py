@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pplib.analysis.planning import balanced_points, even_points
+from pplib.analysis.predicted.planning import balanced_points, even_points
 from pplib.errors import PartitionError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pplib.analysis.prediction import error_summary, predict_points, prediction_error
+from pplib.analysis.predicted.prediction import error_summary, predict_points, prediction_error
 from pplib.errors import FrameError
 
 PROFILE = pd.DataFrame(
@@ -105,3 +105,13 @@ def test_arguments_that_make_no_sense_are_named(arguments, message):
 def test_a_profile_with_a_hole_is_refused():
     with pytest.raises(FrameError, match=r"expected units 1..N, each once, got \[1, 3\]"):
         predict_points(PROFILE.drop(index=1), batch_size=8, input_bytes=1)
+
+
+def test_a_large_result_bounds_throughput_wherever_the_cut_is():
+    """Two units of 20 ms, 1 kB between them, a result of 4.8 MB over 100 Mbit/s: 384 ms on its way back."""
+    profile = pd.DataFrame(
+        {"index": [1, 2], "name": ["a", "b"], "time_s": [0.02, 0.02], "activation_bytes": [1e3, 4.8e6]}
+    )
+    table = predict_points(profile, rate_bit_s=100e6, in_flight=4, batch_size=8, input_bytes=1000)
+    assert table["predicted_bottleneck"].tolist() == ["return", "return", "hop 0"]
+    assert table["predicted_bound_img_s"].tolist() == pytest.approx([8 / 0.384] * 3)

@@ -88,6 +88,15 @@ def test_single_repeats_failed_trials_and_missing_values_are_not_held_against_a_
     assert len(noise(summary.iloc[:0])) == 0
 
 
+def test_with_too_few_microbatches_for_a_percentile_the_slowest_is_looked_at(trials_of):
+    summary = trials_of(CALM)
+    summary["latency_p90_s"] = [np.nan] * 7 + summary["latency_p90_s"].tolist()[7:]
+    summary["latency_max_s"] = summary["latency_s"] * ([1.1] * 6 + [1.2] * (len(summary) - 6))
+    found = unstable_trials(summary)
+    assert found["check"].tolist() == ["tail"]
+    assert found["value"].tolist() == pytest.approx([0.2])
+
+
 def test_configurations_are_judged_by_their_own_noise_even_with_missing_keys(trials_of):
     noisy = {p: [(0.100, 50.0), (0.07, 50.2), (0.130, 49.8)] for p in range(5)}
     far = {**CALM, 3: [(0.100, 50.0), (0.101, 50.2), (0.120, 49.8)]}
@@ -112,3 +121,13 @@ def test_the_worst_trials_are_those_furthest_beyond_their_limit(trials_of):
     assert worst_trials(found, 2)["partition_label"].tolist() == ["P1", "P0"]
     assert len(worst_trials(found)) == 3
     assert list(worst_trials(unstable_trials(trials_of(CALM))).columns) == list(found.columns)
+
+
+def test_a_hop_shorter_than_the_clocks_error_allows_is_not_to_be_compared_but_the_trial_is_sound(trials_of):
+    summary = trials_of(CALM).assign(hop0_transfer_s=0.002, hop0_clock_error_s=0.002 * CLOCK_LIMIT - 1e-9)
+    assert len(unstable_trials(summary)) == 0
+    summary.loc[6, "hop0_clock_error_s"] = 0.0005
+    row = unstable_trials(summary).iloc[0]
+    assert (row["partition_label"], row["repeat"], row["check"]) == ("P2", 0, "clock")
+    assert row["reason"] == "hop0_transfer_s is known within 25.0% only, by the clocks' error (limit 5.0%)"
+    assert noise(summary)["unstable"].tolist() == [0]

@@ -25,6 +25,7 @@ def trial(point, repeat, latency_s, status="ok", **more):
         "num_stages": 2,
         "granularity": "block",
         "optimize": True,
+        "setup": "",
         "partition_point": point,
         "partition_label": f"P{point}",
         "repeat": repeat,

@@ -11,9 +11,9 @@ from pplib.model.partition import (
     partition_points,
     split,
     validate_points,
-    verify_cut,
 )
 from pplib.model.zoo import build_skeleton, input_shape, load_model
+from tests.helpers.proof import verify_cut
 
 
 def skeleton_points(name: str, granularity: str = "block"):
@@ -134,7 +134,7 @@ class TestUntraceable:
                 return -x
 
         with pytest.raises(
-            ModelError, match=r"Branches cannot be traced.*test_cuts.py:\d+: `if x.sum\(\) > 0:`.*fx.wrap"
+            ModelError, match=r"Branches cannot be traced.*test_cuts.py:\d+: `if x.sum\(\) > 0:`.*torch.where"
         ):
             partition_points(Branches().eval(), torch.zeros(1, 3))
 
@@ -180,6 +180,11 @@ def test_points_that_are_not_valid_list_the_valid_ones(points):
         validate_points(points, 19)
 
 
+def test_more_partitions_than_anyone_measures_are_refused_before_they_are_listed():
+    with pytest.raises(PartitionError, match=r"74 units over 10 devices can be cut in \d{11} ways, expected at most"):
+        combinations(74, 10)
+
+
 def test_combinations_are_exactly_the_valid_points():
     import itertools
 
@@ -204,5 +209,19 @@ def test_a_wrong_stage_fails_the_proof():
     batch = torch.randn(1, 3, 64, 64)
     stages = split(model, (3,), example_input=batch)
     other = split(load_model("squeezenet1_1", seed=1), (3,), example_input=batch)
+    with pytest.raises(PartitionError, match="do not compute what the model computes"):
+        verify_cut(model, [stages[0], other[1]], batch)
+
+
+def test_a_wrong_stage_fails_the_proof_also_where_all_outputs_are_small():
+    """Of 1000 classes each has a probability of about 0.001: what is compared is not absolute."""
+
+    def classifier(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 1000), nn.Softmax(1)).eval()
+
+    model, batch = classifier(0), torch.randn(2, 3, 2, 2)
+    stages, other = (split(one, (2,), "layer", example_input=batch) for one in (model, classifier(1)))
+    assert verify_cut(model, stages, batch) < 1e-8
     with pytest.raises(PartitionError, match="do not compute what the model computes"):
         verify_cut(model, [stages[0], other[1]], batch)

@@ -5,16 +5,17 @@ import os
 import subprocess
 import sys
 import textwrap
-import types
 
 import pytest
 import torch
 from torch import nn
 
 from pplib.errors import WeightsError
-from pplib.model.partition import PartitionedModel, split, verify_cut
-from pplib.model.weights import find_weights, load_stage_weights, save_weights, verify_weights
+from pplib.model.partition import PartitionedModel, split
+from pplib.model.stages.description import build, describe
+from pplib.model.weights.files import _TYPES, find_weights, load_stage_weights, save_weights, verify_weights
 from pplib.model.zoo import build_skeleton, input_shape, load_model
+from tests.helpers.proof import verify_cut
 
 
 class Peculiar(nn.Module):
@@ -53,15 +54,12 @@ def test_tracing_a_model_does_not_change_its_weights_file(tmp_path):
 
 
 @pytest.mark.parametrize("p", range(3))
-def test_tied_unsaved_plain_and_direct_tensors_arrive_in_a_stage(tmp_path, monkeypatch, p):
-    module = types.ModuleType("peculiar_models")
-    module.build = Peculiar
-    monkeypatch.setitem(sys.modules, "peculiar_models", module)
+def test_tied_unsaved_plain_and_direct_tensors_arrive_in_a_stage(tmp_path, p):
     model, batch = Peculiar().eval(), torch.randn(2, 4)
-    file = save_weights(model, tmp_path)
-    partitioned = PartitionedModel(build_skeleton("peculiar_models:build"), batch.to("meta"), "block")
+    partitioned = PartitionedModel(model, batch, "block")
+    file = save_weights(model, tmp_path, partitioned.constants)
     assert len(partitioned.points) == 3
-    stages = partitioned.stages((p,))
+    stages = [build(describe(stage), torch.device("cpu")) for stage in partitioned.stages((p,))]
     for stage in stages:
         load_stage_weights(stage, file)
         assert not any(parameter.requires_grad for parameter in stage.parameters())
@@ -95,8 +93,19 @@ def test_damaged_weights_are_found_out(tmp_path):
     content = bytearray(file.path.read_bytes())
     content[-1] ^= 1
     file.path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"the content has the hash .*, expected .*delete it"):
+    with pytest.raises(WeightsError, match=r"the content has the hash .*, expected .* is removed: start again"):
         verify_weights(file)
+    assert not file.path.exists()
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:100], lambda content: content[:-1] + b"\7", lambda _: b""])
+def test_damaged_weights_are_made_anew(tmp_path, damage):
+    model = nn.Linear(3, 3)
+    file = save_weights(model, tmp_path)
+    whole = file.path.read_bytes()
+    file.path.write_bytes(damage(whole))
+    assert save_weights(model, tmp_path) == file
+    assert file.path.read_bytes() == whole
 
 
 def test_weights_of_another_model_do_not_load(tmp_path):
@@ -123,6 +132,29 @@ def test_a_skeleton_has_no_weights_to_save(tmp_path):
         save_weights(build_skeleton("squeezenet1_1"), tmp_path)
 
 
+class Buffer(nn.Module):
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.table = nn.Buffer(value)
+
+
+@pytest.mark.parametrize("name", list(_TYPES.values()))
+def test_tensors_of_every_type_the_format_knows_arrive(tmp_path, name):
+    value = torch.arange(6).reshape(2, 3).to(getattr(torch, name))
+    file = save_weights(Buffer(value), tmp_path)
+    stage = Buffer(torch.empty_like(value, device="meta"))
+    load_stage_weights(stage, file)
+    assert stage.table.dtype == value.dtype
+    assert torch.equal(stage.table.view(torch.uint8), value.view(torch.uint8))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "complex128"])
+def test_tensors_the_format_does_not_know_are_named(tmp_path, kind):
+    value = torch.eye(2).to_sparse() if kind == "sparse" else torch.eye(2).to(torch.complex128)
+    with pytest.raises(WeightsError, match=rf"Buffer: table is .*{kind}.*weights travel as dense tensors of float64"):
+        save_weights(Buffer(value), tmp_path)
+
+
 def test_a_worker_with_a_small_stage_of_vgg16_does_not_hold_the_rest(tmp_path):
     (stage,) = split(load_model("vgg16"), ())
     file = save_weights(stage, tmp_path)
@@ -131,7 +163,7 @@ def test_a_worker_with_a_small_stage_of_vgg16_does_not_hold_the_rest(tmp_path):
         import json, sys
         import psutil, torch, torchvision
         from pplib.model.partition import PartitionedModel
-        from pplib.model.weights import find_weights, load_stage_weights
+        from pplib.model.weights.files import _TYPES, find_weights, load_stage_weights
         from pplib.model.zoo import build_skeleton
 
         def resident():

@@ -87,7 +87,6 @@ def test_a_users_function_is_a_model(users):
     users.build = build
     assert input_shape("users_models:build") == (1, 12, 12)
     assert load_model("users_models:build", num_classes=3)(torch.zeros(2, 1, 12, 12)).shape == (2, 3)
-    assert all(tensor.is_meta for tensor in build_skeleton("users_models:build").parameters())
 
 
 def test_a_users_trained_batch_norm_keeps_its_statistics(users):
@@ -155,14 +154,12 @@ def test_weights_that_do_not_fit_list_the_tensors(tmp_path):
     [
         ("missing.pth", "no such file"),
         ("default", "expected `random`, `DEFAULT`, or a file ending in"),
-        ("broken.pth", "not readable as .pth"),
-        ("broken.safetensors", "not readable as .safetensors"),
+        ("broken.pth", "broken.pth: is no checkpoint: it begins with b'nonsense'"),
         ("list.pth", "expected a state dict"),
     ],
 )
 def test_weights_that_cannot_be_read(tmp_path, weights, match):
     (tmp_path / "broken.pth").write_bytes(b"nonsense")
-    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
     torch.save([1, 2], tmp_path / "list.pth")
     source = weights if weights == "default" else str(tmp_path / weights)
     with pytest.raises(WeightsError, match=match):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -12,14 +13,16 @@ import papermill
 import pytest
 
 from pplib.errors import ConfigError
-from pplib.sweep.batch import NotebookError, execute
-from pplib.sweep.results import read_records
+from pplib.sweep.job.kernel import NotebookError, execute
+from pplib.sweep.report import results_sections
+from pplib.sweep.results import read_summary
+from tests.helpers.records import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {
     "name": "small",
-    "model": "tests.models:tiny",
+    "model": "tests.helpers.models:tiny",
     "num_images": 8,
     "batch_size": 2,
     "partition_points": [2],
@@ -80,12 +83,16 @@ def test_the_sweep_notebook_leaves_one_whole_record_per_trial(executed):
 
 
 def test_the_analysis_leaves_a_report_the_charts_and_the_summary(executed):
-    _, folder = executed(ROOT / "notebooks" / "analyze.ipynb")
+    book, folder = executed(ROOT / "notebooks" / "analyze.ipynb")
+    shown = re.findall(r'show\(\*sections\["(\w+)"\]\)', "\n".join(cell.source for cell in book.cells))
+    assert shown == list(results_sections(folder, read_summary(folder / "summary.csv"))), "the report's, in its order"
     assert (folder / "summary.csv").read_text().count("\n") == 2
     report = (folder / "report.html").read_text()
     assert "P2" in report
     assert "<script src" not in report
-    for name in ("front", "fronts", "backends", "decomposition"):
+    drawn = {path.stem for path in (folder / "charts").iterdir()}
+    assert drawn == {"front", "decomposition"}, "of one configuration there is nothing to compare"
+    for name in drawn:
         assert (folder / "charts" / f"{name}.png").stat().st_size > 1000
         assert (folder / "charts" / f"{name}.svg").stat().st_size > 1000
 
@@ -107,4 +114,13 @@ def test_a_failing_notebook_stops_at_its_cell_and_the_executed_copy_is_kept(tmp_
     output = tmp_path / "out.ipynb"
     with pytest.raises(NotebookError, match=r"ModelError: unknown model 'mobilnet'.*\n?.*the executed copy is"):
         execute(ROOT / "notebooks" / "profile.ipynb", output, {"model": "mobilnet"})
+    assert output.exists()
+
+
+def test_a_kernel_that_is_killed_is_told_with_what_to_do(tmp_path):
+    book, output = nbformat.v4.new_notebook(), tmp_path / "out.ipynb"
+    book.cells = [nbformat.v4.new_code_cell("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")]
+    nbformat.write(book, tmp_path / "ends.ipynb")
+    with pytest.raises(NotebookError, match=r"the kernel of ends.ipynb died.*start again to do the rest\nthe executed"):
+        execute(tmp_path / "ends.ipynb", output, {})
     assert output.exists()

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "name": "tiny",
-    "model": "tests.models:tiny",
+    "model": "tests.helpers.models:tiny",
     "num_images": 8,
     "batch_size": 2,
     "partition_points": [0, 2, 4],

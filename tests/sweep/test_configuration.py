@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import signal
 import threading
@@ -18,11 +19,13 @@ from pplib.config import configuration
 from pplib.devices import load_testbed
 from pplib.errors import OutputError, TrialError
 from pplib.records import read_record, trial_path, write_record
-from pplib.sweep.configuration import missing_trials, run_missing, run_once, schedule
+from pplib.sweep.claim import claim_folder
 from pplib.sweep.experiment import prepare
-from pplib.sweep.results import claim_folder, drop_details, read_records, read_summary, timeline_frame, write_summary
-
-pytestmark = pytest.mark.alone
+from pplib.sweep.progress import Told
+from pplib.sweep.results import drop_details, read_summary, timeline_frame, write_summary
+from pplib.sweep.run import MEASURED, run_missing, run_once, run_together
+from pplib.sweep.schedule import interleaved, missing_trials, schedule
+from tests.helpers.records import read_records
 
 CONTRACT = [
     "model",
@@ -56,12 +59,63 @@ CONTRACT = [
 
 def test_every_repeat_is_a_block_of_all_points_in_an_order_of_its_own():
     points = [(p,) for p in range(12)]
-    trials = schedule(points, 3, seed=0)
+    trials = schedule(points, 3, 0, "a")
     blocks = [[t.points for t in trials if t.repeat == r] for r in range(3)]
     assert all(sorted(block) == points for block in blocks)
     assert len({tuple(block) for block in blocks} | {tuple(points)}) == 4
     assert [t.order for t in trials] == list(range(36))
-    assert schedule(points, 3, seed=0) == trials != schedule(points, 3, seed=1)
+    assert schedule(points, 3, 0, "a") == trials != schedule(points, 3, 1, "a")
+    assert trials != schedule(points, 3, 0, "b"), "another configuration has other orders"
+
+
+def test_configurations_take_turns_within_each_block_and_links_follow_each_other():
+    points, links = [(p,) for p in range(12)], {"a": "near", "b": "near", "c": "far"}
+    todo = {name: schedule(points, 3, 0, name) for name in links}
+    todo["b"] = todo["b"][:20]  # an earlier run was interrupted in the middle of a block
+    order = interleaved(todo, links, 0)
+    assert {name: [trial for one, trial in order if one == name] for name in links} == todo
+    repeats = [trial.repeat for _, trial in order]
+    assert repeats == sorted(repeats)
+    for repeat in (0, 1, 2):
+        names = [name for name, trial in order if trial.repeat == repeat]
+        assert sum(links[a] != links[b] for a, b in itertools.pairwise(names)) == 1
+    first = [name for name, trial in order if trial.repeat == 0 and links[name] == "near"]
+    assert all({a, b} == {"a", "b"} for a, b in zip(first[::2], first[1::2], strict=True))
+    assert 0 < first[::2].count("a") < 12, "who is first changes"
+    assert interleaved(todo, links, 0) == order != interleaved(todo, links, 1)
+
+
+def test_configurations_of_both_backends_are_measured_in_turns_and_one_that_fails_does_not_end_the_others(
+    tiny, shared_workers
+):
+    one = prepare(configuration({**tiny, "repeats": 1}))
+    group = [one]
+    for change in ({"backend": "rpc"}, {"in_flight": 1}):
+        group.append(dataclasses.replace(one, config=configuration({**tiny, "repeats": 1, **change})))
+    group[2] = dataclasses.replace(group[2], references=[one + 1 for one in group[2].references])
+    failed = {}
+    run_together(group, Told(False), lambda config, error: failed.update({config.in_flight: str(error)}))
+    assert list(failed) == [1] and "does not compute what the model computes" in failed[1]
+    records = [record for one in group for record in read_records(one.config.folder)]
+    assert sorted((r.configuration["backend"], r.configuration["in_flight"], r.status) for r in records) == [
+        *[("rpc", 2, "ok")] * 3,
+        *[("socket", 1, "failed")] * 3,
+        *[("socket", 2, "ok")] * 3,
+    ]
+    order = [record.configuration["backend"] for record in sorted(records, key=lambda one: one.started_at)]
+    assert order != sorted(order) and order != sorted(order, reverse=True)
+
+
+def test_below_the_command_nothing_is_measured(tiny, monkeypatch):
+    monkeypatch.setenv(MEASURED, "1")
+    experiment = prepare(configuration(tiny), prove=False)
+    with pytest.raises(OutputError, match="no trials there"):
+        run_missing(experiment, progress=False)
+    assert experiment.references == []
+
+
+def test_one_trial_of_an_experiment_that_was_not_proven_is_proven_first(tiny, shared_workers):
+    assert run_once(prepare(configuration({**tiny, "partition_points": [2]}), prove=False)).status == "ok"
 
 
 def test_a_configuration_is_measured_whole_and_its_rows_keep_the_contract(tiny, shared_workers):
@@ -126,11 +180,26 @@ def test_a_pipeline_that_computes_something_else_is_a_failed_trial_and_not_a_res
     assert pd.isna(trials.get("latency_s", pd.Series([np.nan]))[0])
     with pytest.raises(TrialError, match=r"differs from the model's by 1"):
         run_once(wrong)
+    (record,) = read_records(experiment.config.folder)
+    assert [len(one.compute_end_s) for one in record.timelines] == [len(record.returned_s)] * 2 == [8, 8]
+    assert all(device["usage"]["duration_s"] > 0 for device in record.devices), "what one needs to find out why"
+    assert len(timeline_frame(record)["microbatch"].unique()) == 8
+
+
+def test_a_pipeline_whose_output_has_another_shape_costs_a_trial_and_not_the_sweep(tiny, shared_workers):
+    experiment = prepare(configuration({**tiny, "partition_points": [2], "repeats": 2}))
+    wrong = dataclasses.replace(experiment, references=[one[:, :3] for one in experiment.references])
+    trials = run_missing(wrong, progress=False)
+    assert trials["status"].tolist() == ["failed", "failed"]
+    assert set(trials["error"]) == {
+        "microbatch 0: the pipeline's output has shape (2, 10), the model's (2, 3): this cut does not compute what the "
+        "model computes"
+    }
 
 
 @pytest.mark.parametrize(("backend", "how"), [("rpc", signal.SIGKILL), ("socket", signal.SIGSTOP)])
 def test_a_lost_worker_costs_one_trial_and_is_brought_back(tiny, shared_workers, backend, how, monkeypatch):
-    monkeypatch.setattr("pplib.testbed.supervisor.SILENT_S", 6.0)
+    monkeypatch.setattr("pplib.limits.SILENT_S", 6.0)
     chosen = {"repeats": 20, "partition_points": [2], "backend": backend, "num_images": 200}
     experiment = prepare(configuration({**tiny, **chosen}))
     parent = psutil.Process()
@@ -140,7 +209,7 @@ def test_a_lost_worker_costs_one_trial_and_is_brought_back(tiny, shared_workers,
         while not folder.exists() or len(list(folder.iterdir())) < 3:
             if stop.wait(0.02):
                 return
-        (victim,) = [one for one in parent.children() if {"--name", "device-1"} <= set(one.cmdline())]
+        (victim,) = [one for one in parent.children(recursive=True) if one.name() == "device-1"]
         victim.send_signal(how)
 
     stop = threading.Event()
@@ -181,7 +250,7 @@ def test_keeping_the_summary_only_keeps_the_figures_and_the_resume(tiny, shared_
     run_missing(experiment, progress=False)
     results = experiment.config.results
     whole = write_summary(results).read_text()
-    drop_details(results)
+    drop_details([experiment.config])
     assert write_summary(results).read_text() == whole
     assert all(record.timelines == [] for record in read_records(results))
     assert missing_trials(experiment.config, experiment.points) == []

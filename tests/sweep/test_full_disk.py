@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.strikes import small_disk
 from pplib.config import configuration
 from pplib.records import read_record
-from pplib.sweep.configuration import run_missing
 from pplib.sweep.experiment import prepare
-from tests.testbed.strikes import small_disk
-
-pytestmark = pytest.mark.alone
+from pplib.sweep.run import run_missing
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = [sys.executable, "-m", "pplib.sweep", "grid.yaml"]

@@ -9,12 +9,15 @@ from pplib.config import configuration
 from pplib.errors import ConfigError, OutputError, TrialError
 from pplib.links import Direction, HopMeasurement, LinkProfile, deviations
 from pplib.records import read_record, trial_path, write_record
-from pplib.sweep import configuration as sweep
-from pplib.sweep.configuration import missing_trials, run_missing, run_once
+from pplib.sweep import run as sweep
 from pplib.sweep.experiment import prepare
-from pplib.sweep.results import read_records, timeline_frame
-from pplib.testbed import namespaces, session
-from pplib.testbed.keeper import Offers
+from pplib.sweep.results import timeline_frame
+from pplib.sweep.run import run_missing, run_once
+from pplib.sweep.schedule import missing_trials, schedule
+from pplib.testbed import session
+from pplib.testbed.emulation import namespaces
+from pplib.testbed.emulation.namespace_process import Offers
+from tests.helpers.records import read_records
 
 pytestmark = pytest.mark.alone
 
@@ -56,7 +59,7 @@ def test_every_byte_crosses_the_shaped_link_and_the_times_are_those_of_the_link(
     assert ((hops["end_s"] - hops["start_s"]) >= 0.002).all()
 
 
-def test_each_direction_and_every_hop_of_three_devices_is_measured(run, tiny):
+def test_each_direction_and_every_hop_of_three_devices_is_measured(run, tiny, emulated_links):
     devices = tiny["devices"].replace("local.yaml", "local3.yaml")
     _, rows = run(link="uneven", num_stages=3, partition_points=[[1, 3]], devices=devices)
     (row,) = rows.to_dict("records")
@@ -64,7 +67,7 @@ def test_each_direction_and_every_hop_of_three_devices_is_measured(run, tiny):
     for hop in (0, 1):
         assert row[f"hop{hop}_rtt_after_s"] == pytest.approx(0.005, abs=0.0015)
         assert row[f"hop{hop}_forward_after_bit_s"] == pytest.approx(40e6 * 1448 / 1500, rel=0.1)
-        assert row[f"hop{hop}_backward_after_bit_s"] > 80e6
+        assert row[f"hop{hop}_backward_after_bit_s"] > 1.1 * 40e6, "not shaped: as much as a busy host lets through"
     assert row["hop0_transfer_s"] >= 0.004
     assert row["return_transfer_s"] >= 0.0018, "the result comes back over both hops, 0.1 ms early at each at most"
 
@@ -108,7 +111,7 @@ def test_a_link_that_is_wrong_from_the_start_fails_every_trial_with_the_figures(
 def test_a_link_that_went_wrong_on_the_way_fails_the_trials_since_it_was_last_right(
     run, tiny, shared_link, monkeypatch
 ):
-    measured = iter([[hop()], [hop()], *[[hop(rtt_s=0.02)]] * 3])
+    measured = iter([[hop()], [hop()], *[[hop(rtt_s=0.02)]] * sweep.LINK_ATTEMPTS])
     monkeypatch.setattr(sweep, "measure_link", lambda coordinator, profile: next(measured))
     with pytest.raises(TrialError, match=r"near: hop 0: round trip 20\.000 ms, requested 4\.000 ms \(start again"):
         run(link="near", repeats=2)
@@ -124,7 +127,7 @@ def test_a_link_that_went_wrong_on_the_way_fails_the_trials_since_it_was_last_ri
     assert spoilt.link.after[0].rtt_s == 0.02
     assert [(trial.points, trial.repeat) for trial in missing_trials(config, [(0,), (2,), (4,)])] == sorted(
         [((0,), 1), ((2,), 1), ((4,), 1)],
-        key=lambda one: [t.points for t in sweep.schedule([(0,), (2,), (4,)], 2, 0)][3:].index(one[0]),
+        key=lambda one: [t.points for t in schedule([(0,), (2,), (4,)], 2, 0, config.identity)][3:].index(one[0]),
     )
 
 

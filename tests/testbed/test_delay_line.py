@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pplib.links import Direction
-from pplib.testbed.delayline import MIN_QUEUE_BYTES, UNLIMITED_BYTES, DelayLine, queue_bytes
+from pplib.links import MIN_QUEUE_BYTES, UNLIMITED_BYTES, Direction, queue_bytes
+from pplib.testbed.emulation.delay_line import DelayLine
 
 directions = st.builds(
     Direction,

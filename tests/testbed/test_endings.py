@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from pplib.testbed.local import SILENT, last_words, write_ending
+from pplib.testbed.workers.local import SILENT, last_words, write_ending
 
 
 @pytest.mark.parametrize("said", ["signal 9; ", "exit status 137"])
 def test_a_worker_that_was_killed_by_nobody_known_was_out_of_memory_most_likely(tmp_path, said):
     write_ending(tmp_path / "log", said)
     assert "because memory ran out" in last_words(tmp_path / "log", 0)
+
+
+@pytest.mark.parametrize("said", ["signal 4", "exit status 132", "exit code 132"])
+def test_a_worker_that_its_processor_cannot_run_is_told_so(tmp_path, said):
+    write_ending(tmp_path / "log", said)
+    assert "SIGILL: an instruction that its processor has not" in last_words(tmp_path / "log", 0)
 
 
 @pytest.mark.parametrize("said", [f"{SILENT}exit status 137", f"{SILENT}signal 9; ", "signal 6", "exit status 1"])

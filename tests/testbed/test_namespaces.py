@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from pplib import ROOT
 from pplib.errors import ConfigError, WorkerError
 from pplib.links import UNSHAPED, Direction, LinkProfile
-from pplib.testbed import namespaces as room
-from pplib.testbed.keeper import Offers
-from pplib.testbed.namespaces import choose_engine, namespaces, supported
+from pplib.testbed.emulation import namespaces as room
+from pplib.testbed.emulation.namespace_process import Offers
+from pplib.testbed.emulation.namespaces import choose_engine, namespaces, supported
 
-HERE = Path(__file__).resolve().parent
+HELPERS = ROOT / "tests" / "helpers"
 LIMIT_S = 60.0
-reason = supported()
-pytestmark = [pytest.mark.alone, pytest.mark.skipif(reason is not None, reason=f"no network namespaces here: {reason}")]
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("emulated_links")]
 ENGINES = [
     pytest.param(engine, marks=pytest.mark.skipif(bool(lack), reason=f"no {engine} engine here: {lack}"))
     for engine, lack in (("userspace", room._offers().userspace), ("tc", room._offers().tc))
@@ -41,7 +41,7 @@ class Peer:
     def __init__(self, net, device, *arguments):
         self.process = net.popen(
             device,
-            [sys.executable, str(HERE / "peer.py"), *map(str, arguments)],
+            [sys.executable, str(HELPERS / "peer.py"), *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -201,9 +201,9 @@ def holders(inodes):
 @pytest.mark.parametrize("how", ["kill", "raise"])
 def test_nothing_is_left_of_a_chain_whose_owner_ends(engine, how):
     interfaces = sorted(Path("/sys/class/net").iterdir())
-    env = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, str(HERE / "owner.py"), engine, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+        [sys.executable, str(HELPERS / "owner.py"), engine, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
     ) as owner:
         assert select.select([owner.stdout], [], [], LIMIT_S)[0], "the owner did not start"
         told = json.loads(owner.stdout.readline())

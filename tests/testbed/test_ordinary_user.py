@@ -57,7 +57,7 @@ def script(paths, inner, scratch):
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are a feature of Linux")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("file", WORTH_IT)
-def test_emulated_links_and_devices_over_ssh_work_for_an_ordinary_user(file):
+def test_emulated_links_and_devices_over_ssh_work_for_an_ordinary_user(remote_possible, file):
     if os.geteuid() != 0:
         return  # then the tests themselves have shown it
     worth_it, count = WORTH_IT[file]

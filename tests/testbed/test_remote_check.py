@@ -8,14 +8,16 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from pplib.devices import Device
 from pplib.devices.__main__ import main
 from pplib.links import Direction, LinkProfile
-from pplib.testbed import check as room
-from pplib.testbed.check import Finding, Report, check
-from pplib.testbed.facts import Clock, Facts, Gpu, Module, measure_hop
-from pplib.testbed.machine import machine_of
-from pplib.testbed.setup import set_up
-from pplib.testbed.shipping import our_code
+from pplib.testbed.emulation.namespaces import supported
+from pplib.testbed.provision import check as room
+from pplib.testbed.provision.check import CheckReport, Finding, check
+from pplib.testbed.provision.facts import ClockFacts, Facts, GpuFacts, Module, measure_hop
+from pplib.testbed.provision.setup import set_up
+from pplib.testbed.shipping.our_code import our_code
+from pplib.testbed.ssh.machine import machine_of
 
 WAY = Direction(delay_s=0.02, rate_bit_s=20e6)
 LINK = LinkProfile(name="slow", forward=WAY, backward=WAY)
@@ -51,7 +53,7 @@ def test_everything_that_is_wrong_is_named_with_what_to_do(remote, tmp_path, mon
             {"python": "/none/python", "data_host": "10.9.9.9", "threads": 4096},
         ],
     )
-    monkeypatch.setattr("pplib.testbed.facts.HOP_S", 4.0)
+    monkeypatch.setattr("pplib.limits.HOP_S", 4.0)
     report = check(bed)
     assert not report.ok
     wrong = {
@@ -124,7 +126,7 @@ FACTS = Facts(
     machine="aarch64",
     torch=Module("2.9.0+cpu", ""),
     torchvision=Module("0.24.0", ""),
-    gpu=Gpu("", ""),
+    gpu=GpuFacts("", ""),
     cores=[0, 1, 2, 3],
     memory_bytes=4_000_000_000,
     available_bytes=3_000_000_000,
@@ -133,7 +135,7 @@ FACTS = Facts(
 )
 
 
-def judged(remote, tmp_path, facts=FACTS, clock=Clock(0.001, 0.002), qdiscs=({"netem", "tbf"}, "")):  # noqa: B008
+def judged(remote, tmp_path, facts=FACTS, clock=ClockFacts(0.001, 0.002), qdiscs=({"netem", "tbf"}, "")):  # noqa: B008
     device = remote.testbed(tmp_path, each=[{"interface": "eth0", "user": "pi"}, {}]).devices[0]
     one = room._Gathered(machine_of(device), 0.3, clock, facts, None, qdiscs, "10.0.0.1")
     return {found.row: found for found in room._judge(one)}, one
@@ -154,8 +156,9 @@ def test_a_healthy_device_is_ok_in_every_row(remote, tmp_path):
         ("torch", "fail", "torch cannot be imported (ImportError)", {"facts": {"torch": Module("", "ImportError")}}),
         ("torch", "fail", "torchvision cannot", {"facts": {"torchvision": Module("", "RuntimeError: nms")}}),
         ("memory", "warn", "a stage may not fit", {"facts": {"available_bytes": 100_000_000}}),
+        ("memory", "warn", "less than 1 GB", {"facts": {"memory_bytes": 950_000_000, "available_bytes": 700_000_000}}),
         ("disk", "warn", "make room", {"facts": {"free_disk_bytes": 100_000_000}}),
-        ("clock", "warn", "timedatectl set-ntp true", {"clock": Clock(-3600.0, 0.01)}),
+        ("clock", "warn", "timedatectl set-ntp true", {"clock": ClockFacts(-3600.0, 0.01)}),
         ("shaping", "warn", "modprobe sch_netem", {"qdiscs": ({"tbf"}, "unknown")}),
         ("shaping", "warn", "install iproute2", {"qdiscs": ({"no-tc"}, "")}),
         ("shaping", "warn", "`pi ALL=(root) NOPASSWD: ALL` (sudo: no)", {"qdiscs": (set(), "sudo: no")}),
@@ -166,6 +169,12 @@ def test_what_is_not_well_says_what_to_do(remote, tmp_path, row, level, advice, 
     found = judged(remote, tmp_path, **changes)[0][row]
     assert found.level == level
     assert advice in found.advice
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "127.255.0.9"])
+def test_every_loopback_address_is_on_the_loopback_interface(address):
+    device = Device(name="a", host=address, interface="lo")
+    assert room._data(device, FACTS, address) == Finding("data", "ok", f"{address} on lo")
 
 
 def test_unlike_torch_versions_are_a_warning_for_rpc_only(remote, tmp_path):
@@ -182,15 +191,17 @@ def test_unlike_torch_versions_are_a_warning_for_rpc_only(remote, tmp_path):
         same, [one, replace(one, facts=msgspec.structs.replace(FACTS, torch=Module("2.9.0+cu128", "")))]
     )
     assert all(own[0].level == "ok" for own in same.values())
-    assert Report(same).ok
+    assert CheckReport(same).ok
 
 
+@pytest.mark.optional
 def test_devices_on_this_machine_are_checked_too(tmp_path, capsys):
     file = tmp_path / "devices.yaml"
     file.write_text("devices: [{name: a}, {name: b}]\n")
     assert main(["check", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "this machine" in said and "emulated by" in said and "127.0.0.1 on lo" in said
+    assert "this machine" in said and "127.0.0.1 on lo" in said
+    assert "emulated by" in said if supported() is None else "install" in said
     file.write_text("devices: [{name: a}]\n")
     assert main(["check", str(file)]) == 1
     assert "devices: expected `array` of length >= 2" in capsys.readouterr().err

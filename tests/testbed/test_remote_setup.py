@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
+import re
 import sys
 import tarfile
 import zipfile
@@ -14,13 +16,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pplib import ROOT
 from pplib.devices.__main__ import main
-from pplib.testbed import setup as room
-from pplib.testbed import ssh
-from pplib.testbed.bundle import HASH_HERE, KEPT_VERSIONS, Bundle
-from pplib.testbed.setup import set_up
-from pplib.testbed.shipping import our_code, python_command, status_of
-from pplib.testbed.ssh import CommandError, SshDevice
+from pplib.testbed.provision import torch_builds
+from pplib.testbed.provision.check import check
+from pplib.testbed.provision.setup import set_up
+from pplib.testbed.provision.status import status_of
+from pplib.testbed.shipping.bundle import HASH_HERE, KEPT_VERSIONS, Bundle
+from pplib.testbed.shipping.our_code import our_code, python_command
+from pplib.testbed.ssh import device as ssh
+from pplib.testbed.ssh.command import CommandError
+from pplib.testbed.ssh.device import SshDevice
 
 LIMIT_S = 60.0
 PACKAGES = Path(pytest.__file__).resolve().parents[1]
@@ -70,7 +76,7 @@ def test_the_shell_and_python_agree_on_the_hash_of_the_code(tmp_path):
         archive.extractall(tmp_path, filter="data")
     with os.popen(f"cd {tmp_path} && {HASH_HERE}") as said:
         assert said.read().strip() == our_code().hash
-    assert (tmp_path / "pplib" / "runtime" / "worker.py").is_file() and (tmp_path / "workers").is_dir()
+    assert (tmp_path / "pplib" / "pipeline" / "worker" / "worker.py").is_file() and (tmp_path / "workers").is_dir()
     assert our_code().archive() == our_code().archive()
 
 
@@ -80,9 +86,7 @@ def test_setting_up_ships_the_code_and_again_is_one_question(fresh, commands, ca
     for one in fresh.devices:
         assert f"{one.name}: importing it all" in said
         assert f"{one.name}: ready: code shipped" in said
-        assert (code_on(one) / "pplib" / "runtime" / "worker.py").read_bytes() == (
-            Path(room.__file__).parents[1] / "runtime" / "worker.py"
-        ).read_bytes()
+        assert (code_on(one) / "pplib" / "errors.py").read_bytes() == (ROOT / "pplib" / "errors.py").read_bytes()
         assert not list(code_on(one).parent.glob("*.tar.gz*")) and not list(code_on(one).parent.glob("new.*"))
     del commands[:]
     assert main(["setup", str(fresh.file)]) == 0
@@ -179,7 +183,11 @@ def test_an_environment_is_made_and_filled_by_pip_and_again_only_when_requiremen
         return str(set_up(bed, said.append, requirements)["device-0"])
 
     assert again().startswith("ready: requirements-tiny.txt installed, code shipped")
-    assert said[0] == "device-0: installing requirements-tiny.txt: PyTorch is large, minutes the first time"
+    assert said[0].startswith("device-0: installing requirements-tiny.txt with torch==")
+    assert said[0].endswith("PyTorch is large, minutes the first time")
+    assert not (one.home / ".paretopipe" / "tmp").exists()
+    # What pip unpacks is where the environment is: /tmp may be in memory.
+    assert f"temporary directory: {one.home}/.paretopipe/tmp/" in (one.home / ".paretopipe" / "pip.log").read_text()
     with SshDevice(bed.devices[0]) as device:
         words = python_command(device.device, ["-c", "import sys, pplib; print(sys.prefix, pplib.__file__)"])
         prefix, file = device.run(words, check=True).stdout.split()
@@ -195,6 +203,29 @@ def test_an_environment_is_made_and_filled_by_pip_and_again_only_when_requiremen
     assert "environment could not be made" in failed and "everything==2.0" in failed
     wheel(wheels, "everything", "2.0")
     assert again().startswith("ready: requirements-tiny.txt installed, torch")
+    assert ", the newest of the rest: no lock file has this: PyTorch" in said[0]
+
+    # With a lock file that has this build of PyTorch nothing but what it lists is installed, by its hash.
+    builds = re.findall(r"(torch|torchvision)==([\d.]+\d)", said[0])
+    locked = [("everything", "1.0"), *builds]
+    for name, version in builds:
+        wheel(wheels, name, version)
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in wheels.iterdir()}
+    lines = [
+        f"{name}=={version} --hash=sha256:{hashes[f'{name}-{version}-py3-none-any.whl']}" for name, version in locked
+    ]
+    requirements.write_text("everything\n")
+    lock = tmp_path / "locks" / "requirements-tiny-any.txt"
+    lock.parent.mkdir()
+    lock.write_text("\n".join([*lines[1:], lines[0].replace("sha256:", "sha256:0")[:-1], ""]))
+    failed = again()
+    assert "environment could not be made" in failed and "(all of it: ~/.paretopipe/pip.log there)" in failed
+    lock.write_text("\n".join([*lines, ""]))
+    assert again().startswith("ready: requirements-tiny.txt installed, torch")
+    assert ", as locked, with hashes: PyTorch" in said[-2]
+    (installed,) = (one.home / ".paretopipe" / "venv").glob("lib/*/site-packages/everything-*")
+    assert installed.name == "everything-1.0.dist-info"
+    assert again() == "ready: nothing to do"
 
 
 def test_two_that_install_at_the_same_time_do_not_meet(fresh, tmp_path, wait_until):
@@ -217,9 +248,61 @@ def test_two_that_install_at_the_same_time_do_not_meet(fresh, tmp_path, wait_unt
 def test_a_system_without_the_package_that_makes_environments_is_told_which(fresh, tmp_path):
     programs = fresh.devices[0].home / "bin"
     programs.mkdir()
-    text = "The virtual environment was not created successfully because ensurepip is not available."
-    (programs / "python3").write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "{text}"; exit 1\n')
+    hide = "import sys; sys.modules['ensurepip'] = None; exec(sys.argv[1])"
+    (programs / "python3").write_text(f'#!/bin/sh\nexec {sys.base_prefix}/bin/python3 -c "{hide}" "$2"\n')
     (programs / "python3").chmod(0o755)
     (tmp_path / "none.txt").write_text("")
-    done = set_up(only_first(fresh.testbed(tmp_path)), requirements=tmp_path / "none.txt")
-    assert str(done["device-0"]) == "device-0: it cannot make environments: `sudo apt install python3-venv` there"
+    bed = only_first(fresh.testbed(tmp_path))
+    done = set_up(bed, requirements=tmp_path / "none.txt")
+    assert "device-0: it cannot make environments: `sudo apt install python3-venv` there" in str(done["device-0"])
+    assert not (fresh.devices[0].home / ".paretopipe" / "venv").exists()
+    report = check(msgspec.structs.replace(bed, devices=[*bed.devices, *bed.devices]))
+    (python,) = [one for one in report.devices["device-0"] if one.row == "Python"]
+    assert python.level == "fail" and "sudo apt install python3-venv" in python.advice
+
+
+def tiny_requirements(one, folder):
+    """A requirements file, and a pip on the device that finds what it lists without a network."""
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    wheel(wheels, "everything")
+    (one.home / ".config" / "pip").mkdir(parents=True)
+    (one.home / ".config" / "pip" / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {wheels}\n")
+    requirements = folder / "requirements-tiny.txt"
+    requirements.write_text("everything==1.0\n")
+    return requirements
+
+
+def test_a_half_made_environment_is_made_anew_and_two_entries_of_one_home_install_once(fresh, tmp_path):
+    one, said = fresh.devices[0], []
+    requirements = tiny_requirements(one, tmp_path)
+    half = one.home / ".paretopipe" / "venv" / "bin"
+    half.mkdir(parents=True)
+    (half / "python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")  # as where ensurepip was missing
+    bed = only_first(fresh.testbed(tmp_path))
+    twin = msgspec.structs.replace(bed.devices[0], name="twin")
+    both = msgspec.structs.replace(bed, devices=[*bed.devices, twin])
+    done = set_up(both, said.append, requirements)
+    assert str(done["device-0"]).startswith("ready: requirements-tiny.txt installed, code shipped"), done
+    assert done["twin"] == "ready: nothing to do"
+    assert len([line for line in said if "installing" in line]) == 1
+
+
+def test_too_little_space_is_said_before_anything_is_installed(fresh, tmp_path, monkeypatch):
+    requirements = tiny_requirements(fresh.devices[0], tmp_path)
+    monkeypatch.setattr(torch_builds, "ANY", dataclasses.replace(torch_builds.ANY, room_bytes=1e15))
+    done = set_up(only_first(fresh.testbed(tmp_path)), requirements=requirements)
+    assert "GB are free in the home of its user, expected 1000000 GB for PyTorch: make room" in str(done["device-0"])
+    assert not (fresh.devices[0].home / ".paretopipe" / "venv").exists()
+
+
+def test_two_that_bring_the_same_code_at_the_same_time_both_have_it(fresh):
+    devices = [SshDevice(fresh.bed.devices[0]) for _ in range(4)]
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(our_code().put_on, devices))
+        assert status_of(devices[0]).code == our_code().hash
+        assert [path.name for path in code_on(fresh.devices[0]).parent.iterdir()] == [our_code().hash]
+    finally:
+        for device in devices:
+            device.close()

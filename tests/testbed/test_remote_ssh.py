@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
+import shutil
 import socket
 import stat
 import subprocess
@@ -17,13 +19,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pplib import limits
 from pplib.devices import Device
 from pplib.errors import ConfigError, TransportError
 from pplib.links import Direction
-from pplib.testbed import ssh as room
-from pplib.testbed.login import AccessError, Unreachable
-from pplib.testbed.shaping import Rule, Shaping
-from pplib.testbed.ssh import CommandError, SshDevice
+from pplib.testbed.shaping.interface import Rule, Shaping
+from pplib.testbed.ssh import device as room
+from pplib.testbed.ssh.command import CommandError
+from pplib.testbed.ssh.config import resolve
+from pplib.testbed.ssh.device import SshDevice
+from pplib.testbed.ssh.login import AccessError, Unreachable
 
 LIMIT_S = 30.0
 
@@ -54,6 +59,74 @@ def test_what_goes_through_standard_input_is_in_no_process_list_and_no_environme
     said = first.run(["sh", "-c", script], stdin=secret.encode() + b"\n", check=True).stdout
     assert said.startswith("32\n") and "sshd" in said
     assert secret not in said
+
+
+def test_what_a_start_up_file_of_the_shell_says_is_no_part_of_an_answer(remote, first, tmp_path):
+    start_up = remote.devices[0].home / ".bashrc"
+    start_up.write_text("echo 'Welcome! code=0'; echo 'a warning' >&2\n")
+    shell = Path(pwd.getpwuid(os.geteuid()).pw_shell).name
+    try:
+        done = first.run(["sh", "-c", "echo out; echo err >&2"])
+        assert (done.stdout, done.stderr) == ("out\n", "err\n")
+        channel = first.hold(["sh", "-c", "echo up; exec cat"])
+        assert channel.recv(16) == b"up\n"
+        channel.close()
+        if shell == "bash":  # the others read another file
+            start_up.write_text("echo 'no logins today'; exit 3\n")
+            with pytest.raises(CommandError, match=r"device-0: the login ends before our command .*no logins today"):
+                first.run(["true"])
+            with pytest.raises(CommandError, match="no logins today"):
+                first.hold(["true"])
+    finally:
+        start_up.unlink()
+
+
+@pytest.mark.parametrize(("name", "status", "meaning"), [
+    ("ILL", 132, "exit status 132, SIGILL: an instruction that its processor has not"),
+    ("KILL", 137, "exit status 137, SIGKILL: most likely the kernel, because memory ran out"),
+    ("SEGV", 139, "exit status 139, SIGSEGV: "),
+])  # fmt: skip
+def test_a_command_that_dies_by_a_signal_is_told_by_its_name_and_meaning(first, name, status, meaning):
+    dies = ["sh", "-c", f"kill -{name} $$"]
+    assert first.run(dies).returncode == status
+    with pytest.raises(CommandError, match=meaning):
+        first.run(dies, check=True)
+
+
+def test_a_server_that_forbids_forwarding_is_told_what_to_allow(remote, tmp_path):
+    one = remote.devices[0]
+    before = one.config.read_text()
+    one.switch("off")
+    one.config.write_text(before.replace("AllowTcpForwarding yes", "AllowTcpForwarding no"))
+    one.switch("on")
+    try:
+        with SshDevice(device_of(remote, tmp_path)) as device:
+            assert "set `AllowTcpForwarding yes` in its /etc/ssh/sshd_config" in device.forwarding_forbidden()
+    finally:
+        one.switch("off")
+        one.config.write_text(before)
+        one.switch("on")
+    with SshDevice(device_of(remote, tmp_path)) as device:
+        assert device.forwarding_forbidden() == ""
+
+
+def test_an_alias_in_an_included_file_is_logged_in_to_and_its_host_name_is_the_data_address(remote, tmp_path):
+    config, one = remote.home / ".ssh" / "config", remote.devices[0]
+    before = config.read_text()
+    (config.parent / "conf.d").mkdir()
+    way = before[before.index("  ProxyCommand") : before.index("Host", 10)].replace("%h", one.address)
+    (config.parent / "conf.d" / "pi").write_text(
+        f"Host my-pi\n  HostName {one.address}\n  HostKeyAlias none\n  Port {one.port}\n  User {remote.user}\n{way}"
+    )
+    config.write_text(f"Include conf.d/*\n{before}")
+    try:
+        device = Device(name="pi", host="my-pi")
+        assert resolve(device) == one.address
+        with SshDevice(device) as open_one:
+            assert open_one.run(["hostname", "-I"]).stdout.split() == [one.address]
+    finally:
+        config.write_text(before)
+        shutil.rmtree(config.parent / "conf.d")
 
 
 def test_commands_run_side_by_side_on_one_connection(remote, first):
@@ -101,6 +174,27 @@ def test_the_known_hosts_file_of_the_configuration_counts_too(remote, tmp_path):
             SshDevice(device_of(remote, tmp_path)).open()
     finally:
         config.write_text(before)
+        remote.trust()
+
+
+def test_marked_lines_of_known_hosts_are_understood_or_told_of_plainly(remote, tmp_path):
+    one = remote.devices[0]
+    plain, authority = f"{one.known_as} {one.host_key}\n", f"@cert-authority *,[*]:* {one.host_key} CA\n"
+    garbage = "@revoked\n@cert-authority * ssh-ed25519\nhost ssh-ed25519 !!!\n|1|a|b ssh-rsa AAAA\n\xff\n"
+    try:
+        remote.known_hosts.write_text(garbage + authority + f"@revoked * {remote.devices[1].host_key}\n" + plain)
+        with SshDevice(device_of(remote, tmp_path)) as device:
+            assert device.run(["true"]).returncode == 0
+        remote.known_hosts.write_text(authority)
+        with pytest.raises(
+            AccessError, match=r"authority may vouch for it \(.*known_hosts, line 1\), .*`ssh-keyscan -t ed"
+        ):
+            SshDevice(device_of(remote, tmp_path)).open()
+        for names in ("*", one.known_as, "other,[10.77.*]:2222"):
+            remote.known_hosts.write_text(f"{plain}{authority}@revoked {names} {one.host_key}\n")
+            with pytest.raises(AccessError, match=r"which is revoked \(.*known_hosts, line 3\)"):
+                SshDevice(device_of(remote, tmp_path)).open()
+    finally:
         remote.trust()
 
 
@@ -229,7 +323,7 @@ def during(first, remote, wait_until, words):
 
 
 def test_a_device_that_freezes_during_a_command_is_given_up_and_found_again(remote, first, wait_until, monkeypatch):
-    monkeypatch.setattr(room, "GRACE_S", 1.0)
+    monkeypatch.setattr(limits, "SSH_GRACE_S", 1.0)
     under_way = during(first, remote, wait_until, ["sleep", "87654"])
     remote.devices[0].switch("freeze")
     try:
@@ -259,9 +353,9 @@ FROM_A_DEVICE = """
 import sys
 from pplib.devices import Device
 from pplib.errors import TransportError
-from pplib.testbed import login
-from pplib.testbed.ssh import SshDevice
-login.KEEPALIVE_S, login.LOST_S = 1, 2.0
+from pplib import limits
+from pplib.testbed.ssh.device import SshDevice
+limits.SSH_KEEPALIVE_S, limits.SSH_LOST_S = 1, 2.0
 device = SshDevice(Device(name="next", host=sys.argv[1], ssh_port=int(sys.argv[2]), user=sys.argv[3]))
 try:
     device.run(["sleep", "43210"], timeout_s=3600)
@@ -297,7 +391,7 @@ def test_a_file_arrives_whole_under_its_name_or_not_at_all(remote, first, tmp_pa
     assert first.put(b"", str(home / "empty")) == 0
     assert (home / "empty").read_bytes() == b""
     for size, digest, reason in ((4, "0" * 64, "it arrived changed"), (5, "0" * 64, "4 of 5 bytes arrived")):
-        monkeypatch.setattr(room, "_measure", lambda source, found=(size, digest): found)
+        monkeypatch.setattr(room, "size_and_digest", lambda source, found=(size, digest): found)
         with pytest.raises(CommandError, match=f"device-0: .*{reason}"):
             first.put(b"evil", "~/new folder/it's")
     assert arrived.read_bytes() == content
@@ -365,10 +459,13 @@ def test_the_runner_of_shaping_reports_a_lost_device_and_raises_nothing(remote, 
     assert done.returncode == 127 and "pi: no address is known" in done.stderr
 
 
-def test_nothing_is_left_when_the_process_that_uses_devices_is_killed(wait_until, tmp_path):
-    owner = Path(__file__).resolve().parent / "remote_owner.py"
+def test_nothing_is_left_when_the_process_that_uses_devices_is_killed(remote_possible, wait_until, tmp_path):
+    owner = Path(__file__).resolve().parents[1] / "helpers" / "remote_owner.py"
     with subprocess.Popen(
-        [sys.executable, str(owner), str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, str(owner), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=paths_for_pplib(),
     ) as process:
         said = process.stdout.readline()
         assert said, "the owner has ended"

@@ -10,7 +10,8 @@ import pytest
 
 from pplib.errors import WorkerError
 from pplib.links import UNSHAPED
-from pplib.runtime.messages import Stop
+from pplib.pipeline.coordinator.client import WorkerFailed
+from pplib.pipeline.wire.messages import Stop
 from pplib.testbed.session import Session
 from pplib.testbed.session_file import Address, SessionFile
 
@@ -42,7 +43,7 @@ def reach_all(monkeypatch, *workers):
     monkeypatch.setattr(
         Session, "_reach", lambda self, address, stack, patience_s=None: by_name[address.name].reach(patience_s)
     )
-    told = SessionFile("", "00", ["rpc"], ADDRESSES, 1.0, "none", "none", UNSHAPED, {})
+    told = SessionFile("", "00", ["rpc"], ADDRESSES, 1.0, "none", "none", UNSHAPED, True)
     with contextlib.ExitStack() as stack:
         clients = Session(told, Path("/nowhere"), None, False)._reach_all(ADDRESSES, stack)
     return [client.description.rpc_groups for client in clients]
@@ -69,3 +70,20 @@ def test_one_that_was_only_busy_is_started_again_with_the_others_that_were_ended
 def test_workers_that_never_agree_are_an_error(monkeypatch):
     with pytest.raises(WorkerError, match="a, b: started again and again"):
         reach_all(monkeypatch, Worker(3, comes_back=False), Worker(0))
+
+
+@pytest.mark.parametrize(("failures", "asked"), [([True], 1), ([False, False, True], 3)])
+def test_a_worker_that_answers_with_a_failure_that_lasts_is_not_asked_again(monkeypatch, tmp_path, failures, asked):
+    left = list(failures)
+
+    def connect(*arguments, **options):
+        raise WorkerFailed("pi-1: Found no NVIDIA driver", lasting=left.pop(0))
+
+    monkeypatch.setattr("pplib.testbed.session.WorkerClient", connect)
+    monkeypatch.setattr("pplib.limits.REACH_RETRY_S", 0.0)
+    told = SessionFile("", "00", ["rpc"], ADDRESSES, 60.0, "none", "none", UNSHAPED, True)
+    session = Session(told, Path("/nowhere"), None, False)
+    address = Address("pi-1", "/nowhere", str(tmp_path / "log"))
+    with pytest.raises(WorkerFailed, match="NVIDIA"), contextlib.ExitStack() as stack:
+        session._reach(address, stack)
+    assert len(failures) - len(left) == asked

@@ -15,11 +15,8 @@ import pytest
 from pplib.devices import Device
 from pplib.errors import ConfigError, TransportError
 from pplib.links import Direction
-from pplib.testbed.machine import ThisMachine
-from pplib.testbed.namespaces import namespaces, supported
-from pplib.testbed.queueing import egress_commands
-from pplib.testbed.shaping import (
-    Completed,
+from pplib.testbed.emulation.namespaces import namespaces
+from pplib.testbed.shaping.interface import (
     Rule,
     Shaping,
     restore_command,
@@ -27,10 +24,13 @@ from pplib.testbed.shaping import (
     unshape_commands,
     watchdog_command,
 )
+from pplib.testbed.shaping.tc import egress_commands
+from pplib.testbed.ssh.command import Completed
+from pplib.testbed.ssh.machine import ThisMachine
 
 LIMIT_S = 60.0
 HERE = ThisMachine(Device(name="here"))
-PEER = Path(__file__).resolve().parent / "peer.py"
+PEER = Path(__file__).resolve().parents[1] / "helpers" / "peer.py"
 SLOW = Direction(delay_s=0.2, rate_bit_s=5e6)
 
 
@@ -196,7 +196,7 @@ def test_the_timer_runs_while_it_is_renewed_and_undoes_once_it_is_not(tmp_path):
     assert not token.exists()
 
 
-needs_namespaces = pytest.mark.skipif(supported() is not None, reason=f"no network namespaces here: {supported()}")
+needs_namespaces = pytest.mark.usefixtures("emulated_links")
 
 
 class Interface:

@@ -16,10 +16,10 @@ import pytest
 
 from pplib.devices import load_testbed
 from pplib.errors import ConfigError, TransportError
-from pplib.testbed import tunnel as room
-from pplib.testbed.remote import RemoteWorker
-from pplib.testbed.ssh import shell_path
-from pplib.testbed.tunnel import tunnels
+from pplib.testbed.ssh.command import shell_path
+from pplib.testbed.workers import tunnel as room
+from pplib.testbed.workers.remote import RemoteWorker
+from pplib.testbed.workers.tunnel import tunnels
 
 pytestmark = pytest.mark.alone
 

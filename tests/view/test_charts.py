@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from pplib.analysis.prediction import predict_points
+from pplib.analysis.predicted.prediction import predict_points
 from pplib.analysis.statistics import point_table, representative_trials
 from pplib.errors import FrameError
 from pplib.view import charts
-from pplib.view.decomposition import latency_parts
+from pplib.view.charts.decomposition import latency_parts
 
 
 def views(node, inherited=None):

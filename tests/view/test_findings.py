@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pplib.analysis.bootstrap import with_confidence
+from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.links import link_table
 from pplib.analysis.robust import minimax_regret
 from pplib.analysis.stability import unstable_trials
@@ -19,7 +19,7 @@ from pplib.view import charts, section
 from pplib.view.display import png_bytes
 from pplib.view.findings import links_section, moving_section, points_section, regret_sections, unsteady_section
 from pplib.view.section import Section, show
-from pplib.view.tables import front_table, points_table, requested_and_measured
+from pplib.view.tables import front_table, points_table, requested_and_measured, trials_table
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 
@@ -48,19 +48,21 @@ def two_links(make_summary):
 
 
 def points_of(summary):
-    return with_confidence(fronts(point_table(summary), OBJECTIVES), summary, resamples=50)
+    return fronts(point_estimates(summary, resamples=50), OBJECTIVES)
 
 
-def test_points_with_too_few_repeats_show_their_range_and_say_why_there_is_no_interval(summary):
+def test_points_show_their_range_and_an_interval_and_say_why_where_there_is_none(summary):
     found = points_section(points_of(summary))
-    assert found.table["latency_s_low"].isna().all()
+    assert found.table["latency_s_low"].notna().all() and "No interval" not in found.text
     assert (found.table["latency_s_min"] <= found.table["latency_s_max"]).all()
-    assert "3 ok repeats: 95% needs 6; their range holds the median in 75% (76 of 80 points); 2 ok rep" in found.text
+    found = points_section(points_of(summary[summary["repeat"] == 0]))
+    assert found.table["latency_s_low"].isna().all()
+    assert "No interval: one repeat of every point: how far another would be from it is not known (" in found.text
     with pytest.raises(FrameError, match="no column 'interval_note'"):
         points_section(point_table(summary))
 
 
-def test_six_repeats_have_intervals_in_every_table_and_nothing_to_excuse(make_summary):
+def test_repeats_have_intervals_in_every_table_and_nothing_to_excuse(make_summary):
     summary = make_summary(depths=(1,), repeats=7)
     points = points_of(summary)
     found = points_section(points)
@@ -75,6 +77,14 @@ def test_tables_name_whatever_tells_configurations_apart(summary):
     points = point_table(pd.concat([summary, summary.assign(batch_size=4)]))
     assert list(points_table(points).columns[:5]) == ["model", "link", "backend", "in_flight", "batch_size"]
     assert list(points_table(point_table(summary)).columns[:5])[-1] == "partition_label"
+
+
+def test_trials_are_counted_for_whatever_tells_configurations_apart_also_where_nothing_was_noted(summary):
+    both = pd.concat([summary, summary.assign(batch_size=4, link=None)])
+    counts = trials_table(both)
+    assert counts["trials"].sum() == len(both)
+    assert {"batch_size", "status", "trials"} <= set(counts.columns)
+    assert "seed" not in counts.columns
 
 
 def test_the_worst_unsteady_trials_are_shown_and_the_others_counted(summary):
@@ -107,8 +117,8 @@ def test_links_are_shown_as_requested_and_as_measured_in_ms_and_mbit(two_links):
         "userspace",
         "0",
         "100",
-        "51.5 (51..52)",
-        "51.5 (51..52)",
+        "51.5 [51, 52]",
+        "51.5 [51, 52]",
     ]
     assert table.loc[("wifi", "round trip (ms)"), ["requested", "before"]].tolist() == ["20", "40"]
     assert table.loc[("wifi", "round trip, 99th percentile (ms)"), ["requested", "after"]].tolist() == ["", "50"]
@@ -224,13 +234,20 @@ def test_the_report_has_the_sections_that_its_results_can_fill(two_links, tmp_pa
     for title in ("How the front moves with the link", "One cut for every link: throughput", "Unsteady trials"):
         assert f"<h2>{title}</h2>" in page
     assert "<h2>Link: requested against measured</h2>" in page
-    assert "latency, low end (ms)" in page
-    assert "2 ok repeats: 95% needs 6" in page
+    assert "latency (ms) [range]" in page
+    assert "95%" in page or "95 %" in page
+    for title in ("The backends side by side", "Front by front"):
+        assert (f"<h2>{title}</h2>" in page) is (title == "Front by front")
+    assert "No interval" not in page
     names = {path.stem for path in (tmp_path / "two" / "charts").iterdir()}
     assert {"fronts-by-link", "regret-latency_s", "regret-throughput_img_s"} <= names
     page = report.write_results_report(tmp_path / "one", two_links[two_links["link"] == "none"]).read_text()
-    assert "<h2>One cut for every link</h2>" in page
-    assert "<h2>How the front moves" not in page
+    for title in ("One cut for every link", "How the front moves", "Front by front", "The backends side by side"):
+        assert f"<h2>{title}" not in page
+    page = report.write_results_report(tmp_path / "once", two_links[two_links["repeat"] == 0]).read_text()
+    for title in ("How sure is the front?", "How steady was the machine?"):
+        assert f"<h2>{title}" not in page
+    assert "No interval: one repeat of every point" in page
     assert "<h2>Link: requested" not in page
     assert not [
         path for path in (tmp_path / "one" / "charts").iterdir() if "link" in path.stem or "regret" in path.stem

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 
 import altair as alt
@@ -11,11 +13,12 @@ import pytest
 
 from pplib.analysis.statistics import point_table
 from pplib.errors import OutputError
+from pplib.view.charts.front import front_chart, front_per_configuration_chart
 from pplib.view.display import draw, use_offline_charts
-from pplib.view.front import front_chart, front_per_configuration_chart
 from pplib.view.report import write_report
 from pplib.view.section import Section
-from pplib.view.tables import front_table, table_html
+from pplib.view.table_html import table_html
+from pplib.view.tables import front_table
 
 
 @pytest.fixture
@@ -47,6 +50,20 @@ def test_the_page_loads_nothing(page):
     # Names, not addresses to fetch: namespaces, schemas, a comment and a menu entry that is switched off.
     harmless = ("http://www.w3.org/", "https://vega.github.io/", "https://github.com/vega/")
     assert all(address.startswith(harmless) for address in addresses), addresses
+
+
+def test_the_policy_names_the_pages_own_scripts_by_their_hashes_and_allows_no_others(page):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    allowed = re.search(r"script-src ([^;]*);", policy)[1].split()
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
+    assert allowed == ["'unsafe-eval'", *[f"'sha256-{digest}'" for digest in digests]]
+    assert "\r" not in "".join(scripts), "a browser makes other ends of lines before it takes the hash"
+
+
+def test_a_page_without_scripts_allows_none(tmp_path):
+    report = write_report(tmp_path / "report.html", "t", [Section("s", "words")])
+    assert "script-src 'none';" in report.path.read_text()
 
 
 def test_the_scripts_are_in_the_page_once(page):
@@ -107,9 +124,40 @@ def test_tables_show_units_and_missing_values():
         ">1.204<",
         "rate (Mbit/s)",
         "&lt;rpc&gt;",
-        "<td>yes</td>",
+        '<td class="t">yes</td>',
     ):
         assert part in text
+
+
+def test_a_value_and_its_range_stand_in_one_cell_and_the_interval_beside_it():
+    row = {"latency_s": 0.0123, "latency_s_min": 0.0119, "latency_s_max": 0.0128}
+    text = table_html(pd.DataFrame([{**row, "latency_s_low": 0.012, "latency_s_high": 0.0125}]))
+    assert re.findall(r"<th[^>]*>([^<]+)", text) == ["latency (ms) [range]", "95 % interval"]
+    assert re.findall(r"<td[^>]*>([^<]+)", text) == ["12.3 [11.9, 12.8]", "[12, 12.5]"]
+    profile = table_html(pd.DataFrame([{"time_s": 0.002, "time_min_s": 0.001, "time_max_s": 0.003}]))
+    assert re.findall(r"<td[^>]*>([^<]+)", profile) == ["2 [1, 3]"]
+
+
+def test_what_is_the_same_in_every_row_is_said_once_and_what_is_nowhere_is_left_out():
+    frame = pd.DataFrame(
+        {
+            "model": "vgg16",
+            "partition_label": ["P1", "P1"],
+            "repeats_ok": 3,
+            "latency_s": [0.1, 0.1],
+            "energy_j": np.nan,
+            "warning": [None, "a noisy machine"],
+        }
+    )
+    text = table_html(frame)
+    assert '<p class="same">In every row: model vgg16; repeats 3.</p>' in text
+    assert re.findall(r"<th[^>]*>([^<]+)", text) == ["point", "latency (ms)", "warning"]
+    assert '<td class="w">a noisy machine</td>' in text
+    assert "energy" not in text
+
+
+def test_a_table_of_one_row_keeps_its_settings():
+    assert "In every row" not in table_html(pd.DataFrame({"model": ["vgg16"], "latency_s": [0.1]}))
 
 
 def test_the_front_table_holds_the_front_of_every_configuration(points):
@@ -128,17 +176,23 @@ def test_a_saved_chart_is_a_png_and_an_svg(points, tmp_path):
         draw(front_chart(points)).save(tmp_path, "../front")
 
 
-def test_notebook_charts_become_pictures_however_many_rows_they_have():
+@pytest.fixture
+def renderers():
     before = alt.renderers.active, alt.data_transformers.active
-    try:
-        use_offline_charts()
-        chart = alt.Chart(pd.DataFrame({"x": np.arange(6000.0)})).mark_point().encode(x="x:Q")
-        bundle = chart._repr_mimebundle_()
-        picture = bundle[0]["image/png"] if isinstance(bundle, tuple) else bundle["image/png"]
-        assert bytes(picture).startswith(b"\x89PNG")
-        use_offline_charts(interactive=True)
-        assert alt.renderers.active == "jupyter"
-        assert alt.renderers.options == {"offline": True}
-    finally:
-        alt.renderers.enable(before[0])
-        alt.data_transformers.enable(before[1])
+    yield
+    alt.renderers.enable(before[0])
+    alt.data_transformers.enable(before[1])
+
+
+@pytest.mark.usefixtures("renderers")
+@pytest.mark.parametrize("in_lab", [True, False])
+def test_a_chart_is_live_in_jupyterlab_and_a_picture_everywhere_however_many_rows_it_has(monkeypatch, in_lab):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    if in_lab:
+        monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/run.ipynb")
+    use_offline_charts()
+    chart = alt.Chart(pd.DataFrame({"x": np.arange(6000.0)})).mark_point().encode(x="x:Q", tooltip="x:Q")
+    bundle, metadata = chart._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert metadata["image/png"]["width"] > 100
+    assert ("application/vnd.jupyter.widget-view+json" in bundle) is in_lab

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from pplib.analysis.attainment import attainment
+from pplib.analysis.estimated.uncertainty import front_probability
 from pplib.analysis.robust import minimax_regret
 from pplib.analysis.statistics import fronts, point_table
-from pplib.analysis.uncertainty import front_probability
+from pplib.columns import direction, quantity
 from pplib.errors import FrameError
 from pplib.view import charts
 from pplib.view.display import png_bytes
-from pplib.view.quantities import direction, quantity
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 

@@ -55,6 +55,10 @@ def write(tmp_path, text):
         ),
         ("{link_engine: netem, devices: [{name: a}, {name: b}]}", r"link_engine: expected one of auto, tc, userspace"),
         ("devices: [{name: a}, {name: b, cores: [4096]}]", r"devices\[1\]\.cores: expected some of"),
+        ('devices: [{name: a}, {name: "b\\n"}]', r"devices\[1\]\.name: expected text without control characters"),
+        ("devices: [{name: a}, {name: ..}]", r"devices\[1\]\.name: .*got '\.\.'"),
+        ("devices: [{name: a}, {name: b, interface: ../x}]", r"devices\[1\]\.interface: .*got '\.\./x'"),
+        ("devices: [{name: a}, {name: b, slowdown: .nan}]", r"devices\[1\]\.slowdown: expected a finite number, got"),
         ("devices: [{name: a}, {name: b, torch_device: tpu}]", r"devices\[1\]\.torch_device: .*got 'tpu'"),
     ],
 )
@@ -68,6 +72,13 @@ def test_a_public_key_is_refused_where_the_private_one_is_needed(tmp_path):
     text = f"devices: [{{name: a, host: pi, key: {tmp_path}/id.pub}}, {{name: b, host: pj}}]"
     with pytest.raises(ConfigError, match=r"devices\[0\]\.key: expected the private key, got '.*id.pub', the public"):
         load_testbed(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("host", "remote"), [("127.0.0.1", False), ("localhost", False), ("127.0.0.2", True), ("127.0.1.1", True)]
+)
+def test_this_machine_has_two_names_and_every_other_loopback_address_is_a_device_of_its_own(host, remote):
+    assert Device(name="a", host=host).remote is remote
 
 
 def test_a_pair_of_remote_devices_knows_where_ssh_and_data_go(tmp_path):

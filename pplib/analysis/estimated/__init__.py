@@ -1,0 +1,1 @@
+"""Estimates of points from repeats, and how sure they are."""

@@ -1,0 +1,163 @@
+"""How sure the front is: the probability of being on it, and which points are as good as tied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pplib.analysis.estimated.estimates import estimates
+from pplib.analysis.pareto import DIRECTIONS
+from pplib.analysis.repeats import POINT_KEYS, Numbers
+from pplib.errors import FrameError
+
+CERTAINTY = 0.95
+"""A difference seen in at least this share of the resamples counts as a difference."""
+
+Mask = npt.NDArray[np.bool_]
+
+_BLOCK = 4_000_000
+"""Comparisons held in memory at once."""
+
+
+def front_probability(
+    summary: pd.DataFrame, objectives: Mapping[str, str], resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """For every point, in what share of resamples it is on its configuration's front.
+
+    A resample is what another sweep might have found: see `estimates`, whose draws these are. Drift that is common to
+    the points is in none of them, and the objectives of a trial stay together. The front is computed exactly.
+
+    **What it does not say.** Only the noise between the repeats at hand is in it. With one repeat of every point there
+    is nothing to draw from: the configuration then has no probabilities (see `front_note`). The standard error from
+    drawing is at most 0.5 / sqrt(resamples), 0.016 for 1000.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        objectives: column -> "min" or "max"; any number.
+        resamples: drawn per configuration.
+        seed: the same seed gives the same figures.
+
+    Returns:
+        One row per configuration and point: `POINT_KEYS`, the objectives' estimates, `on_front` (of those
+        estimates), `front_probability` (0..1; NaN where it is not known), `repeats_ok`, and `front_note`
+        (None, or why it is not known).
+
+    Raises:
+        FrameError: a column is missing or holds no numbers, or an argument makes no sense.
+
+    Source: `estimates`; the use for fronts is ours.
+    """
+    signs = _signs(objectives)
+    rows = []
+    for one in estimates(summary, list(objectives), resamples, seed):
+        on_front = _front_masks(one.values[None] * signs)[0]
+        share = _front_masks(one.draws * signs).mean(axis=0)
+        for i, point in enumerate(one.points):
+            row = {**point.keys, **dict(zip(objectives, one.values[i].tolist(), strict=True))}
+            row["on_front"] = bool(on_front[i])
+            row["front_probability"] = float(share[i]) if point.count and one.freedom > 0 else float("nan")
+            row["repeats_ok"] = point.count
+            unknown = None if one.freedom > 0 else "noise unknown: one repeat of every point"
+            row["front_note"] = unknown if point.count else "no ok repeat"
+            rows.append(row)
+    added = [*objectives, "on_front", "front_probability", "repeats_ok", "front_note"]
+    return pd.DataFrame(rows, columns=[*POINT_KEYS, *added]).astype({"on_front": bool})
+
+
+def ties(
+    summary: pd.DataFrame,
+    objectives: Mapping[str, str],
+    resamples: int = 1000,
+    seed: int = 0,
+    certainty: float = CERTAINTY,
+    indifference: float = 0.0,
+) -> pd.DataFrame:
+    """Which points cannot be told from a point on the front: their difference is within noise, or does not matter.
+
+    Two points are tied where, over the resamples of `front_probability`, neither dominates the other in
+    `certainty` of them **and** neither is better on any one objective in `certainty` of them, by more than
+    `indifference`. The second half keeps a trade-off (surely quicker, surely less throughput) from counting as a tie:
+    there neither dominates either. Tied points may be swapped for reasons that were not measured. Being tied is not
+    transitive.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        objectives: column -> "min" or "max"; any number.
+        resamples: drawn per configuration.
+        seed: as `front_probability`, whose draws these are.
+        certainty: the share of resamples that makes a difference, in (0.5, 1].
+        indifference: what difference does not matter, as a share of the value of the point on the front.
+
+    Returns:
+        One row per configuration and point: `POINT_KEYS`, `on_front`, and `tied_with`: labels of the
+        points on the front (other than itself) it is tied with, in the model's order, "P4, P5"; ""
+        where none; None where it is not known, as in `front_probability`. Points without an ok repeat are
+        tied with nothing.
+
+    Raises:
+        FrameError: a column is missing or holds no numbers, or an argument makes no sense.
+    """
+    if not 0.5 < certainty <= 1:
+        raise FrameError(f"certainty: expected a share above 0.5, at most 1, got {certainty}")
+    if not 0 <= indifference < 1:
+        raise FrameError(f"indifference: expected a share from 0 to below 1, such as 0.02, got {indifference}")
+    signs = _signs(objectives)
+    rows = []
+    for one in estimates(summary, list(objectives), resamples, seed):
+        on_front = _front_masks(one.values[None] * signs)[0]
+        drawn = one.draws * signs
+        labels: list[list[str]] = [[] for _ in one.points]
+        for front in np.flatnonzero(on_front).tolist():
+            for i in np.flatnonzero(_tied_with(drawn, front, certainty, indifference)).tolist():
+                if i != front and one.points[i].count:
+                    labels[i].append(str(one.points[front].keys["partition_label"]))
+        for i, point in enumerate(one.points):
+            tied = ", ".join(labels[i]) if one.freedom > 0 or not point.count else None
+            rows.append({**point.keys, "on_front": bool(on_front[i]), "tied_with": tied})
+    return pd.DataFrame(rows, columns=[*POINT_KEYS, "on_front", "tied_with"]).astype({"on_front": bool})
+
+
+def _tied_with(drawn: Numbers, front: int, certainty: float, indifference: float) -> Mask:
+    """Which points are tied with point `front`; `drawn` has shape (resamples, points, objectives), less is better."""
+    reference = drawn[:, front, None, :]
+    margin = indifference * np.abs(reference)
+    less, more = reference < drawn - margin, reference > drawn + margin
+    apart = np.maximum(less.mean(axis=0), more.mean(axis=0)).max(axis=1) >= certainty
+    dominates = (less.any(axis=2) & ~more.any(axis=2)).mean(axis=0)
+    dominated = (more.any(axis=2) & ~less.any(axis=2)).mean(axis=0)
+    return np.asarray(~apart & (np.maximum(dominates, dominated) < certainty), dtype=np.bool_)
+
+
+def _front_masks(values: Numbers) -> Mask:
+    """For each resample, which points no other dominates.
+
+    Args:
+        values: shape (resamples, points, objectives), less is better; a row of NaN is never on the front.
+    """
+    resamples, points, objectives = values.shape
+    masks: Mask = np.asarray(np.isfinite(values).all(axis=2), dtype=np.bool_)
+    step = max(1, _BLOCK // max(1, points * points))
+    for start in range(0, resamples, step):
+        block = values[start : start + step]
+        no_worse = np.ones((len(block), points, points), dtype=bool)
+        better = np.zeros_like(no_worse)
+        for k in range(objectives):
+            first, second = block[:, :, None, k], block[:, None, :, k]
+            # Comparisons with NaN are False: an unmeasured point dominates nothing.
+            no_worse &= first <= second
+            better |= first < second
+        masks[start : start + step] &= ~(no_worse & better).any(axis=1)
+    return masks
+
+
+def _signs(objectives: Mapping[str, str]) -> Numbers:
+    """+1 where less is better, -1 where more is."""
+    if not objectives:
+        raise FrameError("objectives: expected at least one, such as {'latency_s': 'min'}, got none")
+    for name, direction in objectives.items():
+        if direction not in DIRECTIONS:
+            raise FrameError(f"objectives[{name!r}]: expected 'min' or 'max', got {direction!r}")
+    return np.array([1.0 if direction == "min" else -1.0 for direction in objectives.values()])

@@ -1,0 +1,199 @@
+"""What a cut would do, from a profile and a link: a model, not a measurement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pplib.analysis.required_columns import numeric_column, require_columns
+from pplib.columns import OBJECTIVES
+from pplib.errors import FrameError
+
+_PROFILE = ["index", "name", "time_s", "activation_bytes"]
+_HELD = {"params": "params", "param_bytes": "param_bytes", "flops": "flops"}
+
+Numbers = npt.NDArray[np.float64]
+
+
+def predict_points(
+    profile: pd.DataFrame,
+    slowdowns: Sequence[float] = (1.0, 1.0),
+    rate_bit_s: float | None = None,
+    delay_s: float = 0.0,
+    in_flight: int = 1,
+    *,
+    batch_size: int,
+    input_bytes: int,
+) -> pd.DataFrame:
+    """Predict every partition point p = 0..N of a two-stage pipeline.
+
+    The model: a stage takes the sum of its units' profiled times, times its device's slowdown. A hop
+    takes the bytes over the rate, plus the delay; only the first part keeps the link busy. Latency is
+    stage 0 + hop + stage 1: what a microbatch takes that waits for nothing (with more than one in
+    flight a measured latency holds queueing on top). A response is the latency and the way back of the
+    result. Throughput is the lesser of what the slowest stage, the hop or the way back lets through, and
+    what `in_flight` microbatches can do within one response.
+    Left out: serialising and copying, the backend's own cost per message, jitter, loss, two devices
+    sharing one machine's caches and memory. `prediction_error` says what that amounts to.
+
+    Args:
+        profile: one row per unit 1..N: index, name, time_s, activation_bytes (and params, param_bytes,
+            flops where known), measured with this batch size.
+        slowdowns: how many times slower than the profiled machine the two devices are.
+        rate_bit_s: of the link, each way; None for a link that costs no time but its delay.
+        delay_s: one way.
+        in_flight: microbatches admitted whose result is not back yet.
+        batch_size: images per microbatch.
+        input_bytes: of one microbatch's input, which is what crosses at p = 0.
+
+    Returns:
+        One row per point: partition_point, partition_label, partition_name, activation_bytes, units,
+        params, bytes and FLOPs per stage, and predicted_* columns (s, img/s).
+
+    Raises:
+        FrameError: the profile lacks a column, or an argument makes no sense.
+
+    >>> profile = pd.DataFrame({"index": [1, 2], "name": ["a", "b"], "time_s": [0.1, 0.3],
+    ...                         "activation_bytes": [1000, 10]})
+    >>> table = predict_points(profile, rate_bit_s=80e3, batch_size=8, input_bytes=2000)
+    >>> [round(value, 3) for value in table["predicted_latency_s"]]
+    [0.6, 0.5, 0.401]
+    """
+    _check_arguments(slowdowns, rate_bit_s, delay_s, in_flight, batch_size, input_bytes)
+    require_columns(profile, _PROFILE, "the profile")
+    units = profile.sort_values("index", ignore_index=True)
+    count = len(units)
+    if units["index"].tolist() != list(range(1, count + 1)) or not count:
+        raise FrameError(f"the profile: expected units 1..N, each once, got {units['index'].tolist()}")
+    times = np.array(numeric_column(units, "time_s", "the profile"), dtype=np.float64)
+    sent = np.array([input_bytes, *numeric_column(units, "activation_bytes", "the profile")], dtype=float)
+
+    stage0, stage1 = _before_and_after(times, slowdowns)
+    busy = np.zeros(count + 1) if rate_bit_s is None else sent * 8 / rate_bit_s
+    transfer = busy + delay_s
+    latency = stage0 + transfer + stage1
+    # The result is the last unit's output wherever the cut is.
+    response = latency + busy[-1] + delay_s
+    parts = np.stack([stage0, stage1, busy, np.full(count + 1, busy[-1])])
+    with np.errstate(divide="ignore"):
+        bound = batch_size / parts.max(axis=0)
+        throughput = np.minimum(bound, in_flight * batch_size / response)
+
+    points = np.arange(count + 1)
+    table = pd.DataFrame(
+        {
+            "partition_point": points,
+            "partition_label": [f"P{p}" for p in points],
+            "partition_name": ["input", *units["name"].astype("str")],
+            "activation_bytes": sent.astype("int64"),
+            "stage0_units": points,
+            "stage1_units": count - points,
+        }
+    )
+    for column, name in _HELD.items():
+        if column in units:
+            whole = units[column].to_numpy()
+            table[f"stage0_{name}"] = np.concatenate([[0], whole.cumsum()])
+            table[f"stage1_{name}"] = whole.sum() - table[f"stage0_{name}"]
+    return table.assign(
+        predicted_stage0_compute_s=stage0,
+        predicted_hop0_transfer_s=transfer,
+        predicted_stage1_compute_s=stage1,
+        predicted_latency_s=latency,
+        predicted_response_s=response,
+        predicted_bound_img_s=bound,
+        predicted_throughput_img_s=throughput,
+        predicted_bottleneck=np.array(["stage 0", "stage 1", "hop 0", "return"])[parts.argmax(axis=0)],
+    )
+
+
+def prediction_error(predicted: pd.DataFrame, measured_points: pd.DataFrame) -> pd.DataFrame:
+    """How far a prediction is from what was measured, per point: (predicted - measured) / measured.
+
+    Args:
+        predicted: see `predict_points`.
+        measured_points: see `point_table`; of one configuration or several, which keep their columns.
+
+    Returns:
+        `measured_points` that were predicted and measured, with predicted_latency_s, latency_error,
+        predicted_throughput_img_s and throughput_error (signed fractions, 0.1 = predicted 10 % more).
+
+    Raises:
+        FrameError: a column is missing, or no point is in both.
+    """
+    columns = [f"predicted_{name}" for name in OBJECTIVES]
+    require_columns(predicted, ["partition_point", *columns], "the prediction")
+    require_columns(measured_points, ["partition_point", *OBJECTIVES], "the table of points")
+    left = measured_points[measured_points["latency_s"].notna()]
+    errors = left.drop(columns=[name for name in columns if name in left]).merge(
+        predicted[["partition_point", *columns]], on="partition_point", how="inner"
+    )
+    if errors.empty:
+        raise FrameError("prediction and measurement have no partition point in common")
+    for name in OBJECTIVES:
+        errors[_error_column(name)] = (errors[f"predicted_{name}"] - errors[name]) / errors[name]
+    return errors
+
+
+def error_summary(errors: pd.DataFrame) -> pd.DataFrame:
+    """Median and largest absolute relative error of a `prediction_error`, per quantity.
+
+    Returns:
+        Rows "latency" and "throughput": quantity, points, median_error, max_error, worst_point.
+
+    Raises:
+        FrameError: a column is missing.
+    """
+    names = [_error_column(name) for name in OBJECTIVES]
+    require_columns(errors, ["partition_label", *names], "the prediction's errors")
+    rows = []
+    for name in names:
+        size = errors[name].abs()
+        rows.append(
+            {
+                "quantity": name.removesuffix("_error"),
+                "points": int(size.notna().sum()),
+                "median_error": size.median(),
+                "max_error": size.max(),
+                "worst_point": errors["partition_label"].iloc[int(size.to_numpy().argmax())] if len(size) else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _error_column(name: str) -> str:
+    return name.split("_", maxsplit=1)[0] + "_error"
+
+
+def _before_and_after(times: Numbers, slowdowns: Sequence[float]) -> tuple[Numbers, Numbers]:
+    """Time of the units before and after each point 0..N, on their devices."""
+    before = np.concatenate([[0.0], times.cumsum()])
+    # Summed from the end, so that the last entry is exactly 0.
+    after = np.concatenate([times[::-1].cumsum()[::-1], [0.0]])
+    return before * slowdowns[0], after * slowdowns[1]
+
+
+def _check_arguments(
+    slowdowns: Sequence[float],
+    rate_bit_s: float | None,
+    delay_s: float,
+    in_flight: int,
+    batch_size: int,
+    input_bytes: int,
+) -> None:
+    if len(slowdowns) != 2:
+        raise FrameError(f"slowdowns: expected two, one per stage, got {list(slowdowns)}")
+    for i, value in enumerate(slowdowns):
+        if not (math.isfinite(value) and value > 0):
+            raise FrameError(f"slowdowns[{i}]: expected a number above 0, got {value}")
+    if rate_bit_s is not None and not rate_bit_s > 0:
+        raise FrameError(f"rate_bit_s: expected a number above 0, or None for no limit, got {rate_bit_s}")
+    if not (math.isfinite(delay_s) and delay_s >= 0):
+        raise FrameError(f"delay_s: expected a number >= 0, got {delay_s}")
+    for name, count in (("in_flight", in_flight), ("batch_size", batch_size), ("input_bytes", input_bytes)):
+        if count < 1:
+            raise FrameError(f"{name}: expected 1 or more, got {count}")

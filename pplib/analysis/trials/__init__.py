@@ -1,0 +1,1 @@
+"""One trial: from its workers' timelines to its columns, and whether they can be."""

@@ -1,0 +1,1 @@
+"""Files and their names, as people write them and as others get them."""

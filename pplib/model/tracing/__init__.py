@@ -1,0 +1,1 @@
+"""From a model's forward() to a straight line of operations."""

@@ -1,0 +1,1 @@
+"""Weights: read from what others wrote, fitted to a module, kept by content."""

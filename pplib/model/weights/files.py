@@ -1,0 +1,219 @@
+"""The model room: weight files, one per content, kept by hash; a stage loads its own tensors only."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from pplib.cache import cache_dir as cache_folder
+from pplib.cache import put, use, weights_dir, writing
+from pplib.errors import WeightsError
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A model's tensors on disk. `sha256` is the hash of the file's content, and its name."""
+
+    path: Path
+    sha256: str
+    num_bytes: int
+
+
+def save_weights(
+    model: nn.Module, cache_dir: Path | None = None, constants: Mapping[str, torch.Tensor] | None = None
+) -> WeightsFile:
+    """Store every tensor of `model` under its content hash; the same content is stored once.
+
+    Parameters and buffers, also those that are not part of the state dict, and tensors kept as plain
+    attributes: a stage built without weights needs them all. Tied tensors are stored under each name.
+    `constants` are those that forward() makes (`PartitionedModel.constants`).
+
+    Raises:
+        WeightsError: the cache cannot be written, the model has no weights (meta device), or has tensors that
+            are sparse, quantized or of a type the format does not know.
+    """
+    cache = cache_dir or cache_folder()
+    folder = weights_dir(cache)
+    tensors: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in [*_named_tensors(model), *(constants or {}).items()]:
+        if tensor.is_meta:
+            raise WeightsError(f"{type(model).__name__}: {name} has no value (meta device): nothing to save")
+        if tensor.layout != torch.strided or str(tensor.dtype).removeprefix("torch.") not in _TYPES.values():
+            raise WeightsError(
+                f"{type(model).__name__}: {name} is {tensor.dtype}, {tensor.layout}: weights travel as dense tensors "
+                f"of {', '.join(_TYPES.values())}; keep it as one of these"
+            )
+        kept = tensor.detach().cpu().contiguous()
+        place = kept.untyped_storage().data_ptr()
+        # The format wants tensors that share no memory.
+        tensors[name] = kept.clone() if place in places or kept.untyped_storage().nbytes() != kept.nbytes else kept
+        places.add(place)
+    try:
+        with writing(cache, sum(tensor.nbytes for tensor in tensors.values())):
+            handle, name = tempfile.mkstemp(dir=folder, prefix=".part-")
+            os.close(handle)
+            temporary = Path(name)
+            try:
+                save_file(tensors, temporary)
+                temporary.chmod(0o644)
+                digest = _hash(temporary)
+                file = WeightsFile(folder / f"{digest}.safetensors", digest, temporary.stat().st_size)
+                if not is_intact(file):
+                    put(temporary, file.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            use(file.path)
+        return file
+    except (OSError, SafetensorError) as exc:
+        raise WeightsError(
+            f"{folder}: cannot keep weights there: {exc}; set PARETOPIPE_CACHE to another folder, or make room"
+        ) from exc
+
+
+def find_weights(sha256: str, cache_dir: Path | None = None) -> WeightsFile:
+    """The weights with this hash in this device's cache.
+
+    Raises:
+        WeightsError: not there; says where it looked.
+    """
+    path = weights_dir(cache_dir) / f"{sha256}.safetensors"
+    try:
+        return WeightsFile(path, sha256, path.stat().st_size)
+    except OSError as exc:
+        raise WeightsError(
+            f"weights {sha256[:12]}: not on this device: looked for {path}; send them to it, or set PARETOPIPE_CACHE "
+            "to the folder that holds them"
+        ) from exc
+
+
+_verified: set[tuple[str, str, int, int]] = set()
+
+
+def verify_weights(file: WeightsFile) -> None:
+    """Make sure that a file's content has the hash it is known by; an unchanged file is read once per process.
+
+    Raises:
+        WeightsError: missing, or the content has another hash; then the file is removed.
+    """
+    try:
+        status = file.path.stat()
+        key = (str(file.path), file.sha256, status.st_size, status.st_mtime_ns)
+        if key in _verified:
+            return
+        found = _hash(file.path)
+    except OSError as exc:
+        raise WeightsError(f"{file.path}: cannot be read: {exc}") from exc
+    if found != file.sha256:
+        with contextlib.suppress(OSError):  # what cannot be removed is replaced
+            file.path.unlink()
+        raise WeightsError(
+            f"{file.path}: the content has the hash {found[:12]}, expected {file.sha256[:12]}: the file was damaged, "
+            "and is removed: start again, and it is made anew"
+        )
+    _verified.add(key)
+
+
+def is_intact(file: WeightsFile) -> bool:
+    """Whether a file is there with the content it is known by; a damaged one is removed."""
+    try:
+        verify_weights(file)
+    except WeightsError:
+        return False
+    return True
+
+
+def load_stage_weights(stage: nn.Module, file: WeightsFile) -> None:
+    """Give `stage` its own tensors, and no others, in memory of their own.
+
+    Args:
+        stage: on the meta device; afterwards on the CPU, without gradients.
+        file: the whole model's weights; read tensor by tensor.
+
+    Raises:
+        WeightsError: the file cannot be read, or lacks a tensor, or has it in another shape or type.
+    """
+    wanted = {name: tensor for name, tensor in _named_tensors(stage) if tensor.is_meta}
+    loaded: dict[int, torch.Tensor] = {}  # by identity: what is tied in the stage is loaded once
+    try:
+        with safe_open(file.path, framework="pt", device="cpu") as content:
+            _check_fit(file, wanted, content)
+            for name, tensor in wanted.items():
+                if id(tensor) not in loaded:
+                    # A copy: a mapped file would be paged in from disk in the middle of a measurement.
+                    loaded[id(tensor)] = content.get_tensor(name).clone()
+    except (OSError, SafetensorError) as exc:
+        raise WeightsError(f"{file.path}: cannot be read: {exc}") from exc
+    parameters: dict[int, nn.Parameter] = {}
+    for name, tensor in wanted.items():
+        parent, _, own = name.rpartition(".")
+        value = loaded[id(tensor)]
+        if isinstance(tensor, nn.Parameter):
+            value = parameters.setdefault(id(tensor), nn.Parameter(value, requires_grad=False))
+        setattr(stage.get_submodule(parent), own, value)
+    stage.requires_grad_(False)
+
+
+def _check_fit(file: WeightsFile, wanted: dict[str, torch.Tensor], content: Any) -> None:
+    present = set(content.keys())
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        raise WeightsError(
+            f"{file.path}: lacks {len(missing)} tensors of the stage: {', '.join(missing[:_SHOWN])}"
+            f"{', ...' if len(missing) > _SHOWN else ''}; are these the weights of this model?"
+        )
+    for name, tensor in wanted.items():
+        entry = content.get_slice(name)
+        found, kind = tuple(entry.get_shape()), _TYPES.get(entry.get_dtype(), "")
+        if found != tuple(tensor.shape) or kind != str(tensor.dtype).removeprefix("torch."):
+            raise WeightsError(
+                f"{file.path}: {name}: expected {tuple(tensor.shape)} {tensor.dtype}, got {found} {entry.get_dtype()}; "
+                "are these the weights of this model, with this num_classes?"
+            )
+
+
+_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a model by qualified name: parameters, all buffers, plain attributes."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for table in (module._parameters, module._buffers, vars(module)):
+            for name, value in table.items():
+                if isinstance(value, torch.Tensor):
+                    yield f"{prefix}.{name}".lstrip("."), value
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

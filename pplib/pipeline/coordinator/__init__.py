@@ -1,0 +1,1 @@
+"""The coordinator: what asks the workers, and on whose clock their answers are put."""

@@ -1,0 +1,98 @@
+"""Measure the hops of a pipeline over its own data plane, nothing else running."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from typing import Literal
+
+import numpy as np
+
+from pplib import limits
+from pplib.links import Direction, HopMeasurement, LinkProfile, queue_bytes
+from pplib.pipeline.coordinator.coordinator import Coordinator
+from pplib.pipeline.wire.messages import Probe, Probed
+
+ECHO_S = 2.0
+SETTLE_S, WINDOW_S = 0.5, 1.5  # where a rate is to be verified
+SETTLE_ROUND_TRIPS, WINDOW_ROUND_TRIPS = 8, 4  # TCP needs some to find its pace
+
+
+def measure_link(coordinator: Coordinator, profile: LinkProfile) -> list[HopMeasurement]:
+    """Measure every hop of a pipeline; takes seconds per hop, more where round trips are long.
+
+    Args:
+        coordinator: of workers that run nothing now.
+        profile: what the link is meant to be; where it names no rate, a short look is enough.
+
+    Raises:
+        WorkerError: two neighbours could not talk over the link.
+    """
+    return [_measure_hop(coordinator, hop, profile) for hop in itertools.pairwise(range(len(coordinator.workers)))]
+
+
+def _measure_hop(coordinator: Coordinator, hop: tuple[int, int], profile: LinkProfile) -> HopMeasurement:
+    here, there = hop
+    asked, _ = _probe(coordinator, hop, "echo", leader=here, settle_s=0.0, window_s=ECHO_S)
+    rtts = np.array(asked.rtts_s)
+    rtt_s = float(np.median(rtts))
+
+    def stream(leader: int, direction: Direction) -> tuple[Probed, Probed]:
+        wait, look = (SETTLE_S, WINDOW_S) if direction.rate_bit_s is not None else (SETTLE_S / 5, WINDOW_S / 5)
+        settle_s, window_s = wait + SETTLE_ROUND_TRIPS * rtt_s, look + WINDOW_ROUND_TRIPS * rtt_s
+        return _probe(coordinator, hop, "stream", leader, settle_s, window_s, _ahead_bytes(direction, rtt_s))
+
+    sent, received = stream(there, profile.forward)
+    received_back, sent_back = stream(here, profile.backward)
+    return HopMeasurement(
+        rtt_s=rtt_s,
+        rtt_min_s=float(rtts.min()),
+        rtt_p90_s=float(np.quantile(rtts, 0.9)),
+        rtt_p99_s=float(np.quantile(rtts, 0.99)),
+        exchanges=len(rtts),
+        forward_bit_s=received.goodput_bit_s,
+        backward_bit_s=received_back.goodput_bit_s,
+        forward_resent=sent.resent,
+        backward_resent=sent_back.resent,
+        segment_bytes=sent.segment_bytes,
+    )
+
+
+def _ahead_bytes(direction: Direction, rtt_s: float) -> int | None:
+    """Enough bytes under way to keep a link of this rate busy, and too few to overflow its queue.
+
+    Where a queue overflows, TCP sends again, and what came out of order is handed over in lumps: no
+    goodput of seconds could be told from that.
+    """
+    if direction.rate_bit_s is None:
+        return None
+    return round(direction.rate_bit_s / 8 * rtt_s + queue_bytes(direction) / 2)
+
+
+def _probe(
+    coordinator: Coordinator,
+    hop: tuple[int, int],
+    what: Literal["echo", "stream"],
+    leader: int,
+    settle_s: float,
+    window_s: float,
+    ahead_bytes: int | None = None,
+) -> tuple[Probed, Probed]:
+    run = uuid.uuid4().hex
+    requests = [
+        Probe(
+            what=what,
+            leads=stage == leader,
+            connects=stage == hop[0],
+            run=run,
+            stage_index=hop[0],
+            peer=coordinator.peer(other),
+            settle_s=settle_s,
+            window_s=window_s,
+            ahead_bytes=ahead_bytes,
+            timeout_s=settle_s + window_s + limits.LINK_MEASUREMENT_S,
+        )
+        for stage, other in (hop, hop[::-1])
+    ]
+    first, second = coordinator.ask(requests, Probed, requests[0].timeout_s + 15, hop)
+    return first, second

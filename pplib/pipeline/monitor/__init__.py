@@ -1,0 +1,1 @@
+"""What a device is, and what it uses during a trial."""

@@ -1,0 +1,82 @@
+"""What a machine is: the facts a record needs to be compared with another one's."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import psutil
+import torch
+
+from pplib import ROOT, __version__
+
+
+@functools.cache
+def boot_id() -> str:
+    """Equal for processes that share CLOCK_MONOTONIC; unique to this process where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"process-{uuid.uuid4()}"
+
+
+def describe_host(torch_device: str = "cpu") -> dict[str, str | int | float]:
+    """CPU, memory, versions, threads and cores of this process."""
+    facts: dict[str, str | int | float] = {
+        "cpu": _cpu_model(),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "logical_cpus": psutil.cpu_count() or 0,
+        "memory_bytes": psutil.virtual_memory().total,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "pplib": __version__,
+        "threads": torch.get_num_threads(),
+        "cores": _cores(),
+        "fp32_precision": getattr(torch.backends, "fp32_precision"),  # noqa: B009 (unknown to its type stubs)
+        "torch_device": torch_device,
+    }
+    if torch_device != "cpu":
+        facts["gpu"] = torch.cuda.get_device_name(torch_device)
+    return facts
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit of the checkout this package runs from, `-dirty` when it was changed; "" outside git."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _cores() -> str:
+    if not hasattr(os, "sched_getaffinity"):
+        return "any"
+    return ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+
+
+def _cpu_model() -> str:
+    for path, key in (("/proc/device-tree/model", ""), ("/proc/cpuinfo", "model name")):
+        try:
+            text = Path(path).read_text()
+        except OSError:
+            continue
+        if not key:
+            return text.rstrip("\0")
+        for line in text.splitlines():
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return platform.processor() or sys.platform

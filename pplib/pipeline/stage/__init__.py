@@ -1,0 +1,1 @@
+"""One stage: built, run, and looped over microbatches."""

@@ -1,0 +1,85 @@
+"""What the workers of one trial must agree on: the model, the cuts, and every tensor that crosses them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+
+from pplib.model.stages.description import StageDescription
+
+Layout = Literal["contiguous", "channels_last"]
+DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """The exact tensor to expect: shape, dtype, and the order of its bytes on the wire."""
+
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0, lt=2**32)], ...]
+    dtype: str
+    layout: Layout = "contiguous"
+
+    @property
+    def num_bytes(self) -> int:
+        """numel x itemsize."""
+        return math.prod(self.shape) * self.torch_dtype.itemsize
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch has it."""
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} cannot cross a cut; known: {', '.join(DTYPES)}")
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout as torch has it."""
+        return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
+
+    def allocate(self, pin: bool = False) -> torch.Tensor:
+        """Uninitialised memory for one such tensor."""
+        return torch.empty(self.shape, dtype=self.torch_dtype, memory_format=self.memory_format, pin_memory=pin)
+
+    def bytes_of(self, tensor: torch.Tensor) -> memoryview:
+        """The tensor's own memory in wire order, no copy; `tensor` has this spec's layout."""
+        dense = tensor.permute(0, 2, 3, 1) if self.layout == "channels_last" else tensor
+        return dense.reshape(-1).view(torch.uint8).numpy().data
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape} {self.layout}"
+
+
+class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One partition of one model over `num_stages` devices, the same on every worker.
+
+    `tensors[i]` is the input of stage i; the last entry is the model's output. `stages` are what the devices
+    compute, `weights_sha256` the file with their tensors.
+    """
+
+    model: str
+    weights_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    granularity: str
+    points: tuple[int, ...]
+    optimize: bool
+    in_flight: int
+    tensors: tuple[TensorSpec, ...]
+    stages: tuple[StageDescription, ...]
+
+    @property
+    def num_stages(self) -> int:
+        """Devices in the pipeline, counting the empty stage of a baseline."""
+        return len(self.points) + 1
+
+    @property
+    def digest(self) -> str:
+        """Equal on two workers exactly when they would run the same partition with the same weights."""
+        return hashlib.sha256(msgspec.msgpack.encode(self)).hexdigest()
+
+
+def tensor_spec(shape: tuple[int, ...], dtype: str, optimize: bool) -> TensorSpec:
+    """The spec of an activation: images and feature maps are channels_last where stages are optimised."""
+    return TensorSpec(tuple(shape), dtype, "channels_last" if optimize and len(shape) == 4 else "contiguous")

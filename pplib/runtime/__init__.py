@@ -1,1 +1,0 @@
-"""The runtime room: wire format, hops, stage loop, worker and coordinator."""

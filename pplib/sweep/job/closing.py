@@ -1,0 +1,54 @@
+"""The last lines of the command: each configuration's front, by what differs between them, with figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from pplib.analysis.estimated.point_estimates import point_estimates
+from pplib.analysis.estimated.uncertainty import ties
+from pplib.analysis.pareto import pareto_front
+from pplib.analysis.repeats import point_name
+from pplib.analysis.statistics import CONFIGURATION_KEYS
+from pplib.columns import INDIFFERENCE, OBJECTIVES
+from pplib.links import UNSHAPED
+
+NAMED = ("model", "backend", "link", "in_flight")  # always told
+_BEST = (("lowest latency", "latency_s", 1e3, "ms", True), ("most images", "throughput_img_s", 1.0, "img/s", False))
+
+
+def closing_lines(summary: pd.DataFrame) -> list[str]:
+    """What to read first of a summary with at least one trial that succeeded."""
+    points = point_estimates(summary)
+    others = [key for key in CONFIGURATION_KEYS if key not in (*NAMED, "setup")]
+    differing = [key for key in others if points[key].nunique(dropna=False) > 1]
+    alike = ties(summary, OBJECTIVES, indifference=INDIFFERENCE)
+    tied = {point_name(row): row["tied_with"] for row in alike.to_dict("records")}
+    lines = []
+    for key, group in points.groupby(CONFIGURATION_KEYS, dropna=False, sort=True):
+        named = dict(zip(CONFIGURATION_KEYS, key, strict=True))
+        more = [_word(key, named[key]) for key in differing] + ([str(named["setup"])] if named["setup"] else [])
+        over = "" if named["link"] == UNSHAPED.name else f" over {named['link']}"
+        title = f"{named['model']} {named['backend']}{over} in flight {named['in_flight']}"
+        front = pareto_front(group, OBJECTIVES)
+        where = ", ".join(front["partition_label"]) if len(front) else "no trial succeeded"
+        lines += [f"front:   {', '.join([title, *more])}: {where}", *(_best(front) if len(front) else ())]
+        rest = group[~group["partition_label"].isin(front["partition_label"])].to_dict("records")
+        if labels := [str(row["partition_label"]) for row in rest if tied[point_name(row)]]:
+            lines.append(f"         as good within noise or {INDIFFERENCE:.0%}: {', '.join(labels)}")
+    return lines
+
+
+def _best(front: pd.DataFrame) -> Iterator[str]:
+    """The two ends of a front: the value at each, and the range of its repeats."""
+    for words, column, factor, unit, least in _BEST:
+        row = front.sort_values(column, ascending=least, kind="stable").iloc[0]
+        low, middle, high = (float(row[column + end]) * factor for end in ("_min", "", "_max"))
+        yield f"         {words} {row['partition_label']}: {middle:.4g} {unit} ({low:.4g} to {high:.4g})"
+
+
+def _word(key: str, value: object) -> str:
+    if key == "optimize":
+        return "optimized" if value else "not optimized"
+    return f"{key.replace('_', ' ')} {value}"

@@ -1,0 +1,261 @@
+"""`paretopipe sweep GRID.yaml`: measure all configurations, papermill once for each, then the analysis."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pplib.config import Configuration, project_path
+from pplib.devices import Testbed, load_testbed
+from pplib.errors import ConfigError, OutputError, ParetoPipeError
+from pplib.files.lock import sole_sweep
+from pplib.grid import load_grid
+from pplib.sweep.auto import stored_choice
+from pplib.sweep.claim import claim_folder, hardware
+from pplib.sweep.experiment import Experiment, choose_points, prepare
+from pplib.sweep.job.closing import closing_lines
+from pplib.sweep.job.experiment_check import check_inputs, count_units
+from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder, execute
+from pplib.sweep.progress import Board, Told, board
+from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary, write_summary
+from pplib.sweep.run import MEASURED, run_together
+from pplib.sweep.schedule import missing_trials
+from pplib.testbed.emulation.namespaces import choose_engine
+from pplib.testbed.session import Session, check_rpc_network, workers_up
+
+DESCRIPTION = """Measure what a grid has not yet, its configurations interleaved; then papermill runs
+notebooks/sweep.ipynb once per configuration, and the summary and the report are written. Start it again after an
+interruption, or where a trial failed.
+"""
+
+_INTERLEAVED = ("backend", "link", "in_flight", "max_trial_s", "variant")  # what configurations of one group differ in
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A part of a grid that did not work."""
+
+    what: str
+    error: ParetoPipeError
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib") -> int:
+    """Run a grid. Exit status: 0 when every trial is done, 1 on an error, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog=f"{prog} sweep", description=DESCRIPTION)
+    parser.add_argument("grid", type=Path, help="a YAML file whose lists expand into configurations")
+    options = parser.parse_args(arguments)
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        return run_grid(options.grid)
+    except ParetoPipeError as exc:
+        sys.stderr.write(f"\nerror: {exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: trials already done are kept; start again to do the rest\n")
+        return 130
+
+
+def run_grid(path: Path) -> int:
+    """Measure what is missing of a grid, write the summary and the report, and say where they are.
+
+    A configuration that fails does not keep the others from being measured.
+
+    Returns:
+        0 where every trial is done, else 1.
+
+    Raises:
+        ParetoPipeError: bad input, found before a worker is started, or results that cannot be written.
+    """
+    grid = load_grid(path)
+    check_temporary_folder()
+    results = grid.configurations[0].results
+    testbeds = {config.devices: load_testbed(config.devices_file) for config in grid.configurations}
+    planned = _planned(grid.configurations, testbeds)
+    with sole_sweep([results, *[config.folder for config in grid.configurations]]):
+        for config in grid.configurations:
+            claim_folder(config, testbeds[config.devices])
+        missing = {config.identity: _missing(config, planned[config.identity]) for config in grid.configurations}
+        unfinished = [config for config in grid.configurations if missing[config.identity]]
+        check_inputs(unfinished)
+        failures: list[Failure] = []
+        groups = _groups(unfinished)
+        with board({_title(group): sum(missing[c.identity] for c in group) for group in groups}) as said:
+            for devices, testbed in testbeds.items():
+                for shaped in (False, True):
+                    mine = [g for g in groups if g[0].devices == devices and g[0].link_profile.shaped == shaped]
+                    failures += _run_groups(mine, testbed, shaped, said)
+            given_up = {failure.what for failure in failures}
+            for config in grid.configurations if grid.keep == "all" else ():
+                if config.identity not in given_up and has_trials(config.folder) and not is_shown(config):
+                    said.say(f"writing the notebook of {config.identity}")
+                    failures += _show(config)
+            if has_trials(results):
+                said.say("writing summary and report")
+                failures += _analyse(results)
+        if grid.keep == "summary":
+            drop_details(grid.configurations)
+        return _tell(results, failures)
+
+
+def _planned(
+    configurations: Sequence[Configuration], testbeds: Mapping[str, Testbed]
+) -> dict[str, list[tuple[int, ...]]]:
+    """Check what can be checked without weights or workers; the partitions of each configuration, by its folder.
+
+    Those that are chosen by what the units cost are not known yet: an empty list.
+    """
+    counts: dict[tuple[object, ...], int] = {}
+    proven: dict[object, nn.Module] = {}
+    planned: dict[str, list[tuple[int, ...]]] = {}
+    for config in configurations:
+        testbed = testbeds[config.devices]
+        testbed.first(config.num_stages)
+        testbed.check_backend(config.backend)
+        if config.link_profile.shaped:
+            choose_engine(testbed.link_engine)
+        key = (config.model, config.weights, config.num_classes, config.granularity, config.batch_size)
+        if key not in counts:
+            counts[key] = count_units(config, proven)
+        planned[config.identity] = choose_points(config, counts[key], stored_choice(config))
+    return planned
+
+
+def _missing(config: Configuration, points: list[tuple[int, ...]]) -> int:
+    """How many trials are to be done."""
+    return len(missing_trials(config, points)) if points else config.repeats
+
+
+def _groups(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
+    """Those that are measured in interleaved blocks: on the same workers, with the same images and cuts."""
+    groups: dict[object, list[Configuration]] = {}
+    for config in configurations:
+        alike = {key: value for key, value in config.as_dict().items() if key not in _INTERLEAVED}
+        own = config.identity if config.partition_points == "auto" else ""  # another link, another cut
+        groups.setdefault((str(alike), config.link_profile.shaped, own), []).append(config)
+    return list(groups.values())
+
+
+def _title(group: Sequence[Configuration]) -> str:
+    return group[0].identity + (f" and {len(group) - 1} more" if len(group) > 1 else "")
+
+
+def _run_groups(groups: Sequence[list[Configuration]], testbed: Testbed, shaped: bool, said: Board) -> list[Failure]:
+    """Measure what is missing of each group, all on the same workers.
+
+    Returns:
+        What failed.
+    """
+    left, failures = [config for group in groups for config in group], list[Failure]()
+
+    def note(config: Configuration, error: ParetoPipeError) -> None:
+        failures.append(Failure(config.identity, error))
+        said.failed(config.identity, str(error))
+        left.remove(config)
+
+    for config in list(left):
+        try:
+            check_rpc_network(testbed, config.backend, shaped)
+        except ConfigError as exc:  # sockets go on
+            note(config, exc)
+    if not left:
+        return failures
+    said.say(f"starting the workers of {', '.join(device.name for device in testbed.devices)}")
+    try:
+        with workers_up(testbed, sorted({config.backend for config in left}), shaped) as session:
+            _look_at_devices(session, left, testbed, note)
+            for group in groups:
+                if mine := [config for config in group if config in left]:
+                    said.begin(_title(group))
+                    try:
+                        run_together(_experiments(mine), Told(False), note)
+                    except ParetoPipeError as exc:
+                        for config in [one for one in mine if one in left]:
+                            note(config, exc)
+                    left[:] = [config for config in left if config not in mine]
+    except ParetoPipeError as exc:  # the workers did not start: none of these can be measured
+        if not left:
+            raise
+        for config in list(left):
+            note(config, exc)
+    return failures
+
+
+def _experiments(group: Sequence[Configuration]) -> list[Experiment]:
+    """What a group measures: the model is loaded and its cuts are proven once."""
+    one = prepare(group[0], progress=False)
+    return [dataclasses.replace(one, config=config, link=config.link_profile) for config in group]
+
+
+def _show(config: Configuration) -> list[Failure]:
+    """Have the sweep notebook show what was measured."""
+    values = {**config.as_dict(), "output_dir": str(project_path(config.output_dir))}
+    os.environ[MEASURED] = "1"
+    try:
+        execute(NOTEBOOKS / "sweep.ipynb", config.folder / "sweep.ipynb", values)
+    except ParetoPipeError as exc:
+        return [Failure(config.identity, exc)]
+    finally:
+        del os.environ[MEASURED]
+    return []
+
+
+def _look_at_devices(
+    session: Session,
+    configurations: Sequence[Configuration],
+    testbed: Testbed,
+    note: Callable[[Configuration, ParetoPipeError], None],
+) -> None:
+    """Have `note` get those that cannot be continued on the devices that answered, before any is measured."""
+    hosts: dict[int, dict[str, Any]] = {}
+    for config in list(configurations):
+        if (count := config.num_stages) not in hosts:
+            with session.pipeline(count) as coordinator:
+                told = [worker.description.host for worker in coordinator.workers]
+                hosts[count] = hardware(told, coordinator.names)
+        try:
+            claim_folder(config, testbed, hosts[count])
+        except OutputError as exc:
+            note(config, exc)
+
+
+def _analyse(results: Path) -> list[Failure]:
+    """Write the summary, and the report where there is something to report."""
+    summary = write_summary(results)
+    if not (read_summary(summary)["status"] == "ok").any():
+        return []
+    try:
+        execute(NOTEBOOKS / "analyze.ipynb", results / "analyze.ipynb", {"results": str(results)})
+    except ParetoPipeError as exc:
+        return [Failure("the analysis", exc)]
+    return []
+
+
+def _tell(results: Path, failures: Sequence[Failure]) -> int:
+    """Print where the results are, what they say, and what failed; the exit status."""
+    lines, failed = [""], 0
+    if has_trials(results):
+        frame = read_summary(results / "summary.csv")
+        lines += [f"summary: {results / 'summary.csv'}"]
+        if (frame["status"] == "ok").any():
+            lines += [f"report:  {results / 'report.html'}", *closing_lines(frame)]
+        failed = int((frame["status"] != "ok").sum())
+        if failed:
+            first = frame[frame["status"] != "ok"].iloc[0]
+            lines.append(
+                f"failed:  {failed} of {len(frame)} trials; the first: {first['partition_label']}: {first['error']}"
+            )
+    sys.stdout.write("\n".join([*lines, ""]))
+    sys.stdout.flush()
+    for failure in failures:
+        sys.stderr.write(f"\nerror: {failure.what}: {failure.error}\n")
+    if failures:
+        sys.stderr.write(f"\n{len(failures)} part(s) failed: start again to do what is missing, and only that\n")
+    return 1 if failed or failures else 0

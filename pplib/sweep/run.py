@@ -1,0 +1,298 @@
+"""Measure configurations: every missing trial, in random order, each stored as soon as it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from pplib.config import Configuration
+from pplib.errors import ParetoPipeError, TrialError, WorkerError
+from pplib.files.lock import sole_sweep
+from pplib.links import HopMeasurement, LinkProfile, LinkRecord, deviations
+from pplib.pipeline.coordinator.client import WorkerLost
+from pplib.pipeline.coordinator.coordinator import Coordinator
+from pplib.pipeline.coordinator.link_measurement import measure_link
+from pplib.records import TrialRecord, point_label, trial_path, write_record
+from pplib.sweep.auto import store_choice
+from pplib.sweep.claim import claim_folder, hardware
+from pplib.sweep.experiment import Experiment, proven
+from pplib.sweep.progress import State, Told
+from pplib.sweep.results import summary_frame
+from pplib.sweep.schedule import Trial, interleaved, missing_trials
+from pplib.sweep.speeds import is_settled, settle, time_stages
+from pplib.sweep.trial import provide, run_trial, verified
+from pplib.testbed.session import Session, workers_up
+
+MEASURED = "PARETOPIPE_MEASURED"  # of the environment: the command has measured, its notebooks show what there is
+MAX_FAILURES_IN_A_ROW = 3
+LINK_ATTEMPTS = 6  # half a minute in which the machine is busy with something else is no wrong link
+
+Failed = Callable[[Configuration, ParetoPipeError], None]
+"""Is told of a configuration that is given up; the others go on, unless it raises."""
+
+
+def run_missing(experiment: Experiment, progress: bool = True) -> pd.DataFrame:
+    """Measure what is missing of one configuration; one row per trial, those of earlier runs included.
+
+    Below `paretopipe sweep`, which has measured already, nothing is.
+
+    Raises:
+        OutputError: the results folder cannot be written, or holds trials of other parameters.
+        ConfigError: the link cannot be had here.
+        WorkerError: a worker cannot be brought back, or trials keep failing; trials already done are kept.
+        TrialError: trials keep failing, for their results or their link cannot be believed.
+    """
+    if not os.environ.get(MEASURED):
+        run_together([experiment], Told(progress), _raise)
+    return summary_frame(experiment.config.folder)
+
+
+def run_together(experiments: Sequence[Experiment], tell: Told, failed: Failed) -> None:
+    """Measure what is missing of configurations that differ in backend, link or depth, in interleaved blocks.
+
+    The link is measured before the first trial and after the last, and where it is shaped after every
+    repeat of all points: a trial counts only if the link was as asked for on both sides of it.
+
+    Raises:
+        ParetoPipeError: a worker cannot be brought back, results cannot be written.
+    """
+    with sole_sweep([one.config.folder for one in experiments]), contextlib.ExitStack() as stack:
+        ready, todo = list[Experiment](), dict[str, list[Trial]]()
+        for experiment in experiments:
+            try:
+                one, trials = _begun(experiment, tell, stack)
+            except ParetoPipeError as exc:
+                failed(experiment.config, exc)
+                continue
+            if trials:
+                ready.append(one)
+                todo[one.config.identity] = trials
+        if ready:
+            links = {one.config.identity: one.link.name for one in ready}
+            order = interleaved(todo, links, ready[0].config.seed)
+            _Measurement(ready, order, _store, _meet, tell, failed).run()
+
+
+def run_once(experiment: Experiment) -> TrialRecord:
+    """Measure the first partition of an experiment once, on live workers; nothing is written.
+
+    Raises:
+        ParetoPipeError: what went wrong.
+    """
+    records: list[TrialRecord] = []
+    with contextlib.ExitStack() as stack:
+        experiment = proven(_settled(experiment, Told(False), stack), Told(False))
+        once = [(experiment.config.identity, Trial(experiment.points[0], 0, 0))]
+        _Measurement(
+            [experiment], once, lambda _, one: records.append(one), lambda *_: None, Told(False), _raise, 1
+        ).run()
+    return records[-1]
+
+
+def _begun(experiment: Experiment, tell: Told, stack: contextlib.ExitStack) -> tuple[Experiment, list[Trial]]:
+    """The experiment with its folder claimed, its partition decided and its cuts proven; and what is missing of it."""
+    config = experiment.config
+    claim_folder(config, experiment.testbed, experiment.content)
+    experiment = _settled(experiment, tell, stack)
+    if experiment.auto is not None:
+        store_choice(config, experiment.auto)
+    todo = missing_trials(config, experiment.points)
+    return (proven(experiment, tell) if todo else experiment), todo
+
+
+def _settled(experiment: Experiment, tell: Told, stack: contextlib.ExitStack) -> Experiment:
+    """The experiment with its partition decided: for `auto` the devices are timed first, once.
+
+    Their workers stay up until `stack` unwinds, for the trials.
+    """
+    if is_settled(experiment):
+        return experiment
+    experiment = proven(experiment, tell)
+    config, profile = experiment.config, experiment.link
+    tell(State(doing=f"starting or reaching the workers of {_names(experiment)}"))
+    session = stack.enter_context(workers_up(experiment.testbed, [config.backend], profile.shaped))
+    session.set_link(profile)
+    with session.pipeline(config.num_stages) as coordinator:
+        tell(State(doing=f"timing {_names(experiment)} with a stage each"))
+        provide(experiment, coordinator)
+        return settle(experiment, time_stages(experiment, coordinator))
+
+
+def _store(experiment: Experiment, record: TrialRecord) -> None:
+    write_record(trial_path(experiment.config.folder, tuple(record.partition_points), record.repeat), record)
+
+
+def _meet(experiment: Experiment, coordinator: Coordinator) -> None:
+    """Make sure that the workers' machines are those that its earlier trials ran on."""
+    names = [device.name for device in experiment.testbed.first(experiment.config.num_stages)]
+    hosts = [worker.description.host for worker in coordinator.workers]
+    claim_folder(experiment.config, experiment.testbed, {**experiment.content, **hardware(hosts, names)})
+
+
+def _raise(config: Configuration, error: ParetoPipeError) -> None:
+    raise error
+
+
+@dataclass
+class _Part:
+    """A configuration that is measured: its failures in a row, and its records since the link was last measured."""
+
+    experiment: Experiment
+    failures: int = 0
+    unsettled: list[TrialRecord] = field(default_factory=list)
+    over: bool = False
+
+
+class _Measurement:
+    """Runs trials; a record is stored when its trial ends, and again when the link was measured after it.
+
+    A lost worker costs its trial, if there was one under way: the pipeline is opened again once the
+    worker is back.
+
+    Args:
+        experiments: on the same devices, with the same images and cuts.
+        order: the trials, each with the name of its configuration.
+        store: keeps a record.
+        meet: looks at the workers before they are used.
+        tell: says what is being done.
+        failed: see `Failed`.
+        allowed: so many failures of a configuration in a row end it.
+    """
+
+    def __init__(
+        self,
+        experiments: Sequence[Experiment],
+        order: Sequence[tuple[str, Trial]],
+        store: Callable[[Experiment, TrialRecord], None],
+        meet: Callable[[Experiment, Coordinator], None],
+        tell: Told,
+        failed: Failed,
+        allowed: int = MAX_FAILURES_IN_A_ROW,
+    ) -> None:
+        self._parts = {one.config.identity: _Part(one) for one in experiments}
+        self._remaining, self._total, self._failed, self._losses = list(order), len(order), 0, 0
+        self._store, self._meet, self._tell, self._told_of = store, meet, tell, failed
+        self._allowed = allowed
+
+    def run(self) -> None:
+        """See the class. Raises what `failed` and `store` raise, and a WorkerError that lasts."""
+        one = next(iter(self._parts.values())).experiment
+        backends = sorted({part.experiment.config.backend for part in self._parts.values()})
+        self._tell(State(doing=f"starting or reaching the workers of {_names(one)}"))
+        with workers_up(one.testbed, backends, one.link.shaped) as session:
+            while self._remaining or any(part.unsettled for part in self._parts.values()):
+                try:
+                    with session.pipeline(one.config.num_stages) as coordinator:
+                        self._greet(coordinator)
+                        self._tell(State(doing="bringing images and weights to the devices, measuring the link"))
+                        provide(one, coordinator)
+                        self._take_turns(session, coordinator)
+                except WorkerLost:  # while nothing was measured: no trial's fault
+                    self._losses += 1
+                    if self._losses >= self._allowed:
+                        raise
+        self._say("measured")
+
+    def _greet(self, coordinator: Coordinator) -> None:
+        for part in self._parts.values():
+            try:
+                self._meet(part.experiment, coordinator)
+            except ParetoPipeError as exc:
+                self._give_up(part, exc)
+
+    def _take_turns(self, session: Session, coordinator: Coordinator) -> None:
+        """Run what remains, until a worker is lost."""
+        waiting = [part.experiment.link for part in self._parts.values() if part.unsettled]
+        profile = (waiting or [self._parts[name].experiment.link for name, _ in self._remaining[:1]])[0]
+        before, wrong = self._measured_link(session, coordinator, profile)
+        while self._remaining:
+            name, trial = self._remaining[0]
+            part = self._parts[name]
+            if part.experiment.link != profile:
+                profile = part.experiment.link
+                before, wrong = self._measured_link(session, coordinator, profile)
+                continue
+            del self._remaining[0]
+            what = f" of {name}" if len(self._parts) > 1 else ""
+            repeats = part.experiment.config.repeats
+            self._say(f"measuring {point_label(trial.points)}{what}, repeat {trial.repeat + 1} of {repeats}", trial)
+            link = LinkRecord(profile=profile, engine=session.engine, tunnel=session.tunnel, before=before)
+            record, error = run_trial(part.experiment, coordinator, trial, link, wrong)
+            self._store(part.experiment, record)
+            part.unsettled.append(record)
+            self._count(part, trial, error)
+            if coordinator.lost or isinstance(error, WorkerLost):
+                return
+            follows = [(self._parts[one].experiment.link, other.repeat) for one, other in self._remaining[:1]]
+            if follows != [(profile, trial.repeat)] and (profile.shaped or not follows):
+                before, wrong = self._measured_link(session, coordinator, profile)
+
+    def _measured_link(
+        self, session: Session, coordinator: Coordinator, profile: LinkProfile
+    ) -> tuple[list[HopMeasurement], str]:
+        """The link as measured, and what is wrong with it; trials since it was last measured are settled by that."""
+        session.set_link(profile)
+        after, wrong = _measured_link(coordinator, profile)
+        for part in self._parts.values():
+            for record in part.unsettled:
+                self._store(part.experiment, verified(record, after, wrong))
+            part.failures += len(part.unsettled) if wrong else 0
+            part.unsettled.clear()
+            if wrong and part.failures >= self._allowed:
+                self._give_up(part, TrialError(f"{wrong} (start again to do the trials since the link was last right)"))
+        return after, wrong
+
+    def _count(self, part: _Part, trial: Trial, error: ParetoPipeError | None) -> None:
+        self._failed += 1 if error else 0
+        part.failures = part.failures + 1 if error else 0
+        self._losses = self._losses + 1 if isinstance(error, WorkerLost) else 0
+        if error and part.failures >= self._allowed:
+            told = type(error)(
+                f"{error} (at {point_label(trial.points)}, repeat {trial.repeat}; trials already done are "
+                "kept; start again to do the rest)"
+            )
+            told.__cause__ = error
+            self._give_up(part, told)
+        if error and self._losses >= self._allowed:
+            raise error
+
+    def _give_up(self, part: _Part, error: ParetoPipeError) -> None:
+        if not part.over:
+            part.over = True
+            self._remaining = [one for one in self._remaining if self._parts[one[0]] is not part]
+            self._told_of(part.experiment.config, error)
+
+    def _say(self, doing: str, trial: Trial | None = None) -> None:
+        done = self._total - len(self._remaining) - (1 if trial else 0)
+        repeat = trial.repeat if trial else -1
+        self._tell(State(doing=doing, done=done, total=self._total, failed=self._failed, repeat=repeat))
+
+
+def _names(experiment: Experiment) -> str:
+    return ", ".join(device.name for device in experiment.testbed.first(experiment.config.num_stages))
+
+
+def _measured_link(coordinator: Coordinator, profile: LinkProfile) -> tuple[list[HopMeasurement], str]:
+    """The hops as measured, and in what they are not as asked for, after some attempts.
+
+    Raises:
+        WorkerLost: a worker is gone; a link that is down is no error, but wrong.
+    """
+    hops, wrong = list[HopMeasurement](), ""
+    for _ in range(LINK_ATTEMPTS):
+        try:
+            hops = measure_link(coordinator, profile)
+        except WorkerLost:
+            raise
+        except WorkerError as exc:
+            hops, wrong = [], f"the link could not be measured: {exc}"
+            continue
+        found = deviations(profile, hops)
+        if not found:
+            return hops, ""
+        wrong = f"the link is not {profile.name}: {'; '.join(found)}"
+    return hops, wrong

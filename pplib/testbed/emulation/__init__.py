@@ -1,0 +1,1 @@
+"""Emulated devices and links on this machine."""

@@ -1,0 +1,97 @@
+"""The virtual environment that `setup` makes on a device: whole, or made anew."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from pplib.testbed.provision.status import installed_mark, lock_of
+from pplib.testbed.provision.torch_builds import Build, System, unfit
+from pplib.testbed.shipping.our_code import FOLDER, VENV
+from pplib.testbed.ssh.command import CommandError, shell_path
+from pplib.testbed.ssh.device import SshDevice
+from pplib.testbed.ssh.endings import died, ending
+
+BUSY, NO_ROOM = 75, 76
+
+# Everything of it, what pip unpacks included, lies in our folder: /tmp is in memory on a Pi with little of it.
+_INSTALL = r"""set -e
+folder=$1 venv=$2 mark=$3 room_kb=$4 locked=$5
+cd -- "$folder"
+[ -x "$venv/bin/python" ] && [ "$(cat "$venv/installed" 2> /dev/null)" = "$mark" ] && exit 0
+free_kb=$(df -Pk . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
+held_kb=$(du -sk "$venv" 2> /dev/null | cut -f 1)
+[ $((free_kb + ${held_kb:-0})) -ge "$room_kb" ] || { echo "$((free_kb + ${held_kb:-0}))" >&2; exit NO_ROOM; }
+trap 'rm -rf tmp' EXIT
+trap 'exit 1' HUP INT TERM
+rm -rf -- "$venv" tmp pip.log
+mkdir tmp
+export TMPDIR="$PWD/tmp"
+python3 -m venv "$venv"
+"$venv/bin/python" -m pip install --disable-pip-version-check --no-input --no-cache-dir --quiet --log pip.log \
+  -r requirements.txt -c constraints.txt $locked
+printf %s "$mark" > "$venv/installed"
+""".replace("NO_ROOM", str(NO_ROOM))
+
+
+def install(
+    machine: SshDevice,
+    system: System,
+    build: Build,
+    requirements: Path,
+    say: Callable[[str], None],
+    limit_s: float,
+) -> None:
+    """Make the environment, with what belongs into it; one `setup` at a time.
+
+    Args:
+        machine: a device without `python` in the device file.
+        system: what it is.
+        build: of PyTorch.
+        requirements: what pip installs.
+        say: is called with a line of text before it takes its time.
+        limit_s: how long it may take.
+
+    Raises:
+        TransportError: the device cannot be reached.
+        CommandError: it cannot have one, or pip failed; in one line, with what to do.
+    """
+    if reason := unfit(system, build):
+        raise CommandError(f"{machine.name}: {reason}")
+    chosen = ", ".join(build.constraints) or "the newest torch"
+    lock = lock_of(requirements, build)
+    how = "as locked, with hashes" if lock else "the newest of the rest: no lock file has this"
+    say(
+        f"{machine.name}: installing {requirements.name} with {chosen} ({build.why}), {how}: PyTorch is large, minutes "
+        "the first time"
+    )
+    machine.put(lock or requirements, f"{FOLDER}/requirements.txt")
+    machine.put("".join(f"{line}\n" for line in build.constraints).encode(), f"{FOLDER}/constraints.txt")
+    words = f"{shell_path(FOLDER)} {shell_path(VENV)} {installed_mark(requirements, build)} "
+    words += f"{build.room_bytes / 1024:.0f} {shlex.quote('--require-hashes --no-deps' if lock else '')}"
+    script = f'exec flock -n -E {BUSY} {shell_path(f"{FOLDER}/lock")} sh -c "$1" sh {words}'
+    done = machine.run(["sh", "-c", script, "sh", _INSTALL], timeout_s=limit_s)
+    if done.returncode == BUSY:
+        raise CommandError(f"{machine.name}: another `setup` is installing there: wait for it")
+    if done.returncode == NO_ROOM:
+        raise CommandError(
+            f"{machine.name}: {int(done.stderr) / 1e6:.1f} GB are free in the home of its user, expected "
+            f"{build.room_bytes / 1e9:.0f} GB for PyTorch: make room, or use a larger card"
+        )
+    if done.returncode:
+        said = ending(done.returncode) if died(done.returncode) else reason_of(done.stderr or done.stdout)
+        raise CommandError(
+            f"{machine.name}: the environment could not be made: {said} (all of it: {FOLDER}/pip.log there)"
+        )
+
+
+def reason_of(said: str) -> str:
+    """The line of what pip said that tells why it failed.
+
+    >>> reason_of("WARNING: slow\\nERROR: [Errno 28] No space left on device\\n\\n  hint: more\\n")
+    '[Errno 28] No space left on device'
+    """
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return ([*lines[-1:], *errors] or ["it said nothing"])[-1][:300]

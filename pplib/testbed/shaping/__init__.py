@@ -1,0 +1,1 @@
+"""Real links, shaped by the devices themselves."""

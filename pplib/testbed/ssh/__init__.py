@@ -1,0 +1,1 @@
+"""Devices over SSH: logging in, commands, files and forwarded ports."""

@@ -1,0 +1,1 @@
+"""Worker processes: started here or over SSH, watched, and how they ended."""

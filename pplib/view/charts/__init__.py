@@ -1,0 +1,26 @@
+"""All pictures by name; each lives in the file of its noun."""
+
+from __future__ import annotations
+
+from pplib.view.charts.attainment import attainment_chart
+from pplib.view.charts.backends import backend_chart
+from pplib.view.charts.decomposition import decomposition_chart
+from pplib.view.charts.front import front_chart, front_per_configuration_chart
+from pplib.view.charts.front_by_link import fronts_by_link_chart
+from pplib.view.charts.gantt import gantt_chart
+from pplib.view.charts.profile import profile_chart
+from pplib.view.charts.regret import regret_chart
+from pplib.view.charts.split import split_chart
+
+__all__ = [
+    "attainment_chart",
+    "backend_chart",
+    "decomposition_chart",
+    "front_chart",
+    "front_per_configuration_chart",
+    "fronts_by_link_chart",
+    "gantt_chart",
+    "profile_chart",
+    "regret_chart",
+    "split_chart",
+]

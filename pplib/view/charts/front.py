@@ -1,0 +1,258 @@
+"""The Pareto front as a picture: over each other, or one panel per configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from pplib.analysis.repeats import POINT_KEYS, point_name
+from pplib.analysis.required_columns import numeric_column, require_columns
+from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
+from pplib.columns import OBJECTIVES, Quantity, direction, quantity
+from pplib.errors import FrameError
+from pplib.view.charts.labels import Axis, axis_over, place_labels
+from pplib.view.charts.series import Panel, palette, panels, with_series
+
+_APART = alt.Axis(labelSeparation=5)
+_SIZE = 70
+_SIZES = alt.Legend(title="share of resamples on the front", orient="bottom", format=".0%", values=[0, 0.25, 0.5, 1])
+
+
+def front_chart(
+    points: pd.DataFrame,
+    objectives: Sequence[str] | Mapping[str, str] = tuple(OBJECTIVES),
+    width: int = 620,
+    height: int = 400,
+    probability: pd.DataFrame | None = None,
+) -> alt.TopLevelMixin:
+    """All partition points pale, each configuration's front strong, joined and labelled.
+
+    The stairs are what a front attains: to their worse side every point is dominated. Bars are the
+    range over repeats, of the points on the front. One panel per model x link (and whatever else
+    differs); backend and in-flight depth are colours.
+
+    Args:
+        points: one row per configuration and point, see `point_table`.
+        objectives: two columns; a mapping gives their directions, else the column's usual one.
+        probability: see `front_probability`: then the larger and stronger a mark, the likelier it is on
+            the front of its configuration. Names, bars and stairs stay those of the medians' front.
+        width: of a panel, pixels.
+        height: of a panel, pixels.
+
+    Raises:
+        FrameError: not two objectives, a missing column, or nothing measured.
+    """
+    prepared, measures = prepared_points(points, objectives, probability)
+    drawn = [
+        front_panel(one, measures, width, height, palette(prepared), label_all=False)
+        for one in panels(prepared)
+        if len(one.rows)
+    ]
+    return drawn[0] if len(drawn) == 1 else alt.concat(*drawn, columns=2)
+
+
+def front_per_configuration_chart(
+    points: pd.DataFrame,
+    objectives: Sequence[str] | Mapping[str, str] = tuple(OBJECTIVES),
+    width: int = 400,
+    height: int = 280,
+    columns: int = 2,
+    probability: pd.DataFrame | None = None,
+) -> alt.TopLevelMixin:
+    """Small multiples: one panel per configuration, every point labelled, the front strong.
+
+    Each panel has its own axes. See `front_chart` for the arguments and errors.
+    """
+    prepared, measures = prepared_points(points, objectives, probability)
+    colours = palette(prepared)
+    ordered = sorted(panels(prepared, CONFIGURATION_KEYS), key=lambda one: colours[0].index(one.rows["series"].iloc[0]))
+    drawn = [
+        front_panel(Panel(series_title(one), one.rows), measures, width, height, colours, label_all=True)
+        for one in ordered
+    ]
+    return alt.concat(*drawn, columns=columns) if len(drawn) > 1 else drawn[0]
+
+
+def series_title(panel: Panel) -> str:
+    """The heading of a configuration's panel, which always names backend and depth."""
+    words = [w for w in panel.title.split(" · ") if not w.startswith(("backend ", "in flight "))]
+    return " · ".join([*words, str(panel.rows["series"].iloc[0])])
+
+
+def prepared_points(
+    points: pd.DataFrame, objectives: Sequence[str] | Mapping[str, str], probability: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, tuple[Quantity, Quantity]]:
+    """Measured rows with `on_front`, the two measures in display units (`x`, `y`) and their ranges."""
+    names = list(objectives)
+    if len(names) != 2:
+        raise FrameError(f"objectives: a picture of a front needs two columns, got {names}")
+    for name in names:
+        numeric_column(points, name, "the table of points")
+    directions = objectives if isinstance(objectives, Mapping) else {name: direction(name) for name in names}
+    measured = points[points[names].notna().all(axis=1)].reset_index(drop=True)
+    if measured.empty:
+        raise FrameError("the table of points: nothing to draw: no point has both " + " and ".join(names))
+    frame = with_series(fronts(measured, directions))
+    measures = (quantity(names[0]), quantity(names[1]))
+    for field, measure in zip(("x", "y"), measures, strict=True):
+        frame[field] = measure.shown(frame[measure.column])
+        for end in ("min", "max"):
+            column = f"{measure.column}_{end}"
+            frame[f"{field}_{end}"] = measure.shown(frame[column] if column in frame else frame[measure.column])
+    frame["point"] = frame["partition_label"].astype("str")
+    if "partition_name" in frame:
+        frame["point"] += " " + frame["partition_name"].astype("str")
+    frame["place"] = frame["on_front"].map({True: "on the front", False: "dominated"})
+    frame["stairs"] = "step-after" if directions[names[0]] == "min" else "step-before"
+    if probability is not None:
+        frame["probability"] = _probability_of(frame, probability)
+        frame["chance"] = [f"{one:.0%}" if one == one else "unknown: one repeat" for one in frame["probability"]]
+    kept = ["series", "backend", "in_flight", *[k for k in CONFIGURATION_KEYS if k not in ("backend", "in_flight")]]
+    shown = ["x", "x_min", "x_max", "y", "y_min", "y_max", "partition_label", "point", "on_front", "place", "stairs"]
+    known = probability is not None and frame["probability"].notna().any()
+    return frame[[*kept, *shown, *(["probability", "chance"] if known else [])]], measures
+
+
+def _probability_of(frame: pd.DataFrame, probability: pd.DataFrame) -> pd.Series[float]:
+    """The `front_probability` of every row of `frame`; NaN where it is not known."""
+    require_columns(probability, [*POINT_KEYS, "front_probability"], "the front's probabilities")
+    names = [point_name(row) for row in probability[POINT_KEYS].to_dict("records")]
+    known = dict(zip(names, probability["front_probability"], strict=True))
+    wanted = [point_name(row) for row in frame[POINT_KEYS].to_dict("records")]
+    for name, (_, row) in zip(wanted, frame.iterrows(), strict=True):
+        if name not in known:
+            raise FrameError(
+                f"the front's probabilities: nothing about {row['partition_label']} of {row['series']}: "
+                "compute them from the trials that the points come from"
+            )
+    return pd.Series([float(known[name]) for name in wanted], index=frame.index)
+
+
+def front_panel(
+    panel: Panel,
+    measures: tuple[Quantity, Quantity],
+    width: int,
+    height: int,
+    colours: tuple[list[str], list[str]],
+    label_all: bool,
+) -> alt.LayerChart | alt.FacetChart:
+    """One panel of `prepared_points`, with axes of its own; a ring around every point whose `stays` is true.
+
+    Args:
+        panel: its rows and heading.
+        measures: of x and y.
+        width: pixels.
+        height: pixels.
+        colours: see `palette`.
+        label_all: name the dominated points too, and leave the legend out.
+    """
+    rows = panel.rows
+    front = rows[rows["on_front"]]
+    x_axis = axis_over([*rows["x"], *front["x_min"], *front["x_max"]], width)
+    y_axis = axis_over([*rows["y"], *front["y_min"], *front["y_max"]], height)
+    domain, tones = colours
+    data = rows.drop(columns=[*CONFIGURATION_KEYS, "stairs"])
+
+    def x(field: str = "x") -> alt.X:
+        return alt.X(f"{field}:Q", title=_title(measures[0], x_axis), scale=_scale(x_axis), axis=_APART)
+
+    def y(field: str = "y") -> alt.Y:
+        return alt.Y(f"{field}:Q", title=_title(measures[1], y_axis), scale=_scale(y_axis), axis=_APART)
+
+    legend = None if label_all else alt.Legend(title=None, orient="bottom", columns=4, labelLimit=300, symbolOpacity=1)
+    colour = alt.Color("series:N", scale=alt.Scale(domain=domain, range=tones), legend=legend)
+    pale: dict[str, Any] = {"opacity": alt.condition("datum.on_front", alt.value(1.0), alt.value(0.3))}
+    size: dict[str, Any] = {}
+    tooltip = [
+        alt.Tooltip("point:N", title="cut after"),
+        alt.Tooltip("series:N", title="configuration"),
+        alt.Tooltip("x:Q", title=measures[0].title, format=".4~g"),
+        alt.Tooltip("y:Q", title=measures[1].title, format=".4~g"),
+        alt.Tooltip("place:N", title="Pareto"),
+    ]
+    title = alt.TitleParams(panel.title, anchor="start", fontSize=14)
+    if "probability" in data:
+        tooltip.append(alt.Tooltip("chance:N", title="on the front in"))
+        # The scales start at 0 and end at 1 in every panel, so that panels can be compared. Where there is no
+        # probability the mark is as it would be without any.
+        unknown = "!isValid(datum.probability)"
+        pales = [{"test": f"{unknown} && {word}datum.on_front", "value": tone} for word, tone in (("", 1), ("!", 0.3))]
+        faint, wide = alt.Scale(domain=[0, 1], range=[0.3, 1]), alt.Scale(domain=[0, 1], range=[25, 220])
+        pale = {"opacity": alt.Opacity("probability:Q", scale=faint, legend=None, condition=pales)}
+        plain = {"test": unknown, "value": _SIZE}
+        size = {"size": alt.Size("probability:Q", scale=wide, legend=_SIZES, condition=plain)}
+    if "stays" in data:
+        tooltip.append(alt.Tooltip("stays:N", title="on the front on every link"))
+    # The front is drawn last, over the others.
+    data = data.sort_values("on_front", kind="stable")
+    base = alt.Chart(data)
+    on_front = base.transform_filter("datum.on_front")
+    # Bars of the dominated points as well would hide what is to be seen.
+    ranges = on_front.mark_rule(strokeWidth=1, opacity=0.5)
+    stairs = on_front.mark_line(interpolate=rows["stairs"].iloc[0], strokeWidth=2, opacity=0.9)
+    layers = [
+        ranges.encode(x=x("x_min"), x2="x_max:Q", y=y(), color=colour),
+        ranges.encode(x=x(), y=y("y_min"), y2="y_max:Q", color=colour),
+        stairs.encode(x=x(), y=y(), color=colour, order="x:Q"),
+        base.mark_point(filled=True, size=_SIZE, invalid=None).encode(
+            x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend), **pale, **size
+        ),
+    ]
+    if "stays" in data:
+        rings = base.transform_filter("datum.stays").mark_point(size=210, strokeWidth=2, filled=False, opacity=1)
+        layers.append(rings.encode(x=x(), y=y(), color=colour))
+    layers += _names(rows, x_axis, y_axis, x(), y(), colour, label_all)
+    return alt.layer(*layers).properties(width=width, height=height, title=title)
+
+
+def _names(
+    rows: pd.DataFrame, x_axis: Axis, y_axis: Axis, x: alt.X, y: alt.Y, colour: alt.Color, label_all: bool
+) -> list[alt.Chart]:
+    """Text layers: the front's names strong, the others' (where wanted) small and grey."""
+    # Front points first: they get the best places.
+    named = rows[rows["on_front"] | label_all].sort_values("on_front", ascending=False, kind="stable")
+    placed = place_labels(
+        [str(label) for label in named["partition_label"]],
+        list(zip(named["x"], named["y"], strict=True)),
+        list(zip(rows["x"], rows["y"], strict=True)),
+        x_axis,
+        y_axis,
+    )
+    text = named[["partition_label", "series", "on_front"]].assign(
+        x=[place[0] for place in placed], y=[place[1] for place in placed]
+    )
+    layers = []
+    for strong in (True, False):
+        chosen = text[text["on_front"] == strong]
+        if chosen.empty:
+            continue
+        base = alt.Chart(chosen).encode(x=x, y=y, text="partition_label:N")
+        style: dict[str, Any] = {
+            "fontSize": 11 if strong else 10,
+            "fontWeight": "bold" if strong else "normal",
+            "align": "center",
+            "baseline": "middle",
+        }
+        # White below the letters: range bars and stairs run behind them.
+        layers.append(base.mark_text(**style, stroke="white", strokeWidth=3, strokeJoin="round").encode())
+        layers.append(base.mark_text(**style).encode(color=colour if strong else alt.value("#666666")))
+    return layers
+
+
+def _shapes(domain: list[str], legend: alt.Legend | None) -> alt.Shape:
+    """A shape per backend, so that a print without colour still tells them apart."""
+    shapes = ["circle" if name.startswith("socket") else "diamond" for name in domain]
+    return alt.Shape("series:N", scale=alt.Scale(domain=domain, range=shapes), legend=legend)
+
+
+def _scale(axis: Axis) -> alt.Scale:
+    if axis.log:
+        return alt.Scale(type="log", domain=[axis.low, axis.high], nice=False)
+    return alt.Scale(domain=[axis.low, axis.high], zero=False, nice=False)
+
+
+def _title(measure: Quantity, axis: Axis) -> str:
+    return f"{measure.title}, log scale" if axis.log else measure.title

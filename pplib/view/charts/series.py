@@ -1,0 +1,93 @@
+"""Which trials share a panel and which share a colour, and in what order categories stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+
+from pplib.analysis.required_columns import require_columns
+from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
+
+PANEL_KEYS = [key for key in CONFIGURATION_KEYS if key not in ("backend", "in_flight")]
+"""What must be equal for two configurations to be drawn over each other."""
+
+# Readable on white, told apart without red and green (Okabe and Ito); a backend is a hue, depth a tone.
+_TONES = {
+    "socket": ("#56b4e9", "#0072b2", "#08306b", "#3f007d"),
+    "rpc": ("#e69f00", "#d55e00", "#8c2d04", "#662506"),
+}
+_OTHERS = ("#009e73", "#cc79a7", "#6a51a3", "#525252", "#31a354", "#b15928")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The rows drawn in one panel, and its heading."""
+
+    title: str
+    rows: pd.DataFrame
+
+
+def with_series(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` with a column `series`: "socket, in flight 2".
+
+    Raises:
+        FrameError: a configuration key is missing.
+    """
+    require_columns(frame, [*CONFIGURATION_KEYS, "partition_point", "partition_label"], "the table of points")
+    depth = frame["in_flight"].astype("Int64").astype("str")
+    return frame.assign(series=frame["backend"].astype("str") + ", in flight " + depth)
+
+
+def panels(frame: pd.DataFrame, keys: list[str] | None = None) -> Iterator[Panel]:
+    """Split `frame` by `keys` (default: all but backend and in flight).
+
+    A heading names the model and the link, and whatever else differs between the panels.
+    """
+    keys = PANEL_KEYS if keys is None else keys
+    named = [key for key in keys if key == "model" or frame[key].nunique(dropna=False) > 1]
+    for values, rows in frame.groupby(keys, dropna=False, sort=False):
+        group = dict(zip(keys, values, strict=True))
+        words = [_word(key, group[key]) for key in named]
+        if "link" in group and "link" not in named and group["link"] != "none":
+            words.append(_word("link", group["link"]))
+        yield Panel(" · ".join(words), rows.reset_index(drop=True))
+
+
+def palette(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The series of `frame` in order, and a colour for each."""
+    pairs = frame[["backend", "in_flight", "series"]].drop_duplicates().sort_values(["backend", "in_flight"])
+    # Sockets first: they are the baseline that RPC is compared with.
+    pairs = pairs.sort_values("backend", key=lambda names: names != "socket", kind="stable")
+    names, colours, spare = [], [], iter(_OTHERS * 20)
+    for backend, rows in pairs.groupby("backend", sort=False):
+        tones = list(_TONES.get(str(backend), ()))
+        if len(rows) == 1 and tones:
+            tones = tones[1:2]
+        for i, name in enumerate(rows["series"]):
+            names.append(str(name))
+            colours.append(tones[i] if i < len(tones) else next(spare))
+    return names, colours
+
+
+def labels_in_order(frame: pd.DataFrame) -> list[str]:
+    """The partition labels of `frame` in the model's order: P2 before P10."""
+    return sorted({str(label) for label in frame["partition_label"]}, key=partition_key)
+
+
+def label_axis(labels: list[str]) -> alt.Axis:
+    """An axis that shows every one of these labels: upright where they are short, else slanted."""
+    short = max((len(label) for label in labels), default=0) <= 3
+    return alt.Axis(labelAngle=0 if short else -60, labelOverlap=False, labelLimit=200)
+
+
+def _word(key: str, value: object) -> str:
+    if key == "model":
+        return str(value)
+    if key == "link":
+        return "no link shaping" if value == "none" else f"link {value}"
+    if key == "optimize":
+        return "optimized" if value else "not optimized"
+    return f"{key.replace('_', ' ')} {value}"

@@ -1,0 +1,140 @@
+"""Estimates: what they take out, what their intervals hold, and what few repeats cannot say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.coverage import COLUMNS, coverage, simulated
+from pplib.analysis.estimated.drift import drift_of
+from pplib.analysis.estimated.estimates import estimates
+from pplib.analysis.estimated.point_estimates import point_estimates
+from pplib.analysis.statistics import point_table
+from pplib.errors import FrameError
+
+
+@pytest.mark.parametrize("kind", ["none", "walk", "bursts"])
+def test_intervals_of_three_repeats_hold_differences_as_often_as_they_say(kind):
+    table = coverage(kind, repeats=3, sweeps=6, resamples=400)
+    assert table["points"].min() > 0.89 and table["points"].max() < 0.98
+    assert table["configurations"].min() > 0.88 and table["configurations"].max() < 0.99
+
+
+def test_drift_is_found_where_there_is_some_and_not_where_there_is_none():
+    for kind, found in (("none", False), ("walk", True), ("bursts", True)):
+        summary, true = simulated(np.random.default_rng(2), kind, repeats=5)
+        drift = drift_of(summary)
+        error, without = drift.error[0]
+        assert (error < 0.7 * without) == found
+        weights = summary["stage0_compute_s"]
+        off = drift.log_s[:, 0] - true
+        left = np.sqrt(np.average((off - np.average(off, weights=weights)) ** 2, weights=weights))
+        assert left < (0.6 * true.std() if found else 0.004)
+
+
+def test_repeats_agree_better_once_the_drift_is_taken_out_and_noise_alone_is_left_as_it_is():
+    summary, _ = simulated(np.random.default_rng(3), "bursts", repeats=3)
+    for one in estimates(summary, COLUMNS, resamples=10):
+        assert one.apart_corrected[0] < 0.6 * one.apart[0]
+        assert min(one.power) > 0.7 and max(one.power) < 1.3
+    summary, _ = simulated(np.random.default_rng(3), "none", repeats=3)
+    for one in estimates(summary, COLUMNS, resamples=10):
+        assert one.apart_corrected == pytest.approx(one.apart, rel=0.1)
+
+
+@pytest.mark.parametrize("drift", [0.02, 0.1])
+def test_a_point_that_is_a_little_worse_in_every_repeat_is_never_on_the_front(drift):
+    """Drawn point by point, a drift of 10 % puts it there in a quarter of the resamples."""
+    rows = []
+    for repeat in range(3):
+        for point, worse in ((1, 1.0), (2, 1.03)):
+            speed = 1 + drift * (repeat - 1)
+            rows.append((repeat, point, 0.1 * worse * speed, 8 / (0.06 * worse * speed), 0.05 * worse * speed))
+    frame = pd.DataFrame(rows, columns=["repeat", "partition_point", *COLUMNS, "stage0_compute_s"])
+    frame["stage1_compute_s"] = frame["stage0_compute_s"]
+    summary, _ = simulated(np.random.default_rng(0), "none", repeats=1)
+    same = summary.iloc[0].drop(frame.columns).to_dict()
+    at = [f"2026-01-01T00:{repeat:02d}:{point:02d}.000Z" for repeat in range(3) for point in (1, 2)]
+    frame = frame.assign(**same).assign(partition_label="P" + frame["partition_point"].astype(str), started_at=at)
+    (one,) = estimates(frame, COLUMNS)
+    assert (one.draws[:, 1, 0] > one.draws[:, 0, 0]).all()
+    assert (one.draws[:, 1, 1] < one.draws[:, 0, 1]).all()
+
+
+def test_the_table_has_estimates_beside_what_was_measured(trials_of):
+    values = {1: [(1.0, 10.0), (1.1, 9.0), (1.2, 8.0)], 2: [(2.0, 5.0), (2.1, 5.1), None]}
+    table = point_estimates(trials_of(values))
+    raw = point_table(trials_of(values))
+    assert table["latency_s_raw"].tolist() == raw["latency_s"].tolist() == [1.1, 2.05]
+    assert (table["latency_s_low"] < table["latency_s"]).all() and (table["latency_s"] < table["latency_s_high"]).all()
+    assert table["latency_s"].tolist() == pytest.approx([1.1, 2.05], rel=0.01)
+    assert table["interval_note"].isna().all()
+    wide = point_estimates(trials_of(values), level=0.99)
+    assert (wide["throughput_img_s_high"] > table["throughput_img_s_high"]).all()
+
+
+def test_without_repeats_there_is_a_value_and_no_interval_but_a_reason(trials_of):
+    table = point_estimates(trials_of({1: [(1.0, 10.0)], 2: [(2.0, 5.0)], 3: [None]}))
+    assert table["latency_s"].tolist()[:2] == pytest.approx([1.0, 2.0])
+    assert table["latency_s_low"].isna().all() and table["throughput_img_s_high"].isna().all()
+    assert table["interval_note"].tolist()[1:] == [
+        "one repeat of every point: how far another would be from it is not known",
+        "no ok repeat",
+    ]
+    assert math.isnan(table["latency_s"].iloc[2])
+
+
+def test_one_repeat_beside_points_with_several_is_as_noisy_as_they_are(trials_of):
+    table = point_estimates(trials_of({1: [(1.0, 10.0)], 2: [(2.0, 5.0), (2.1, 5.1), (1.9, 4.9)]}))
+    width = np.log(table["latency_s_high"] / table["latency_s_low"])
+    assert width.iloc[0] > 1.3 * width.iloc[1]
+
+
+def test_one_repeat_that_is_far_off_moves_an_estimate_little(trials_of):
+    steady = {p: [(1.0, 10.0), (1.01, 9.9), (0.99, 10.1)] for p in range(9)}
+    odd = {**steady, 9: [(1.0, 10.0), (1.01, 9.9), (3.0, 3.0)]}
+    assert point_estimates(trials_of(odd))["latency_s"].iloc[9] == pytest.approx(1.0, abs=0.03)
+
+
+def test_the_seed_decides_and_neither_order_nor_other_devices_matter():
+    summary, _ = simulated(np.random.default_rng(4), "walk", repeats=3)
+    first = point_estimates(summary, resamples=50, seed=7)
+    pd.testing.assert_frame_equal(first, point_estimates(summary.sample(frac=1, random_state=1), resamples=50, seed=7))
+    assert not first.equals(point_estimates(summary, resamples=50, seed=8))
+    others = summary.assign(device_names="c, d", setup="other devices")
+    both = point_estimates(pd.concat([summary, others], ignore_index=True), resamples=50, seed=7)
+    kept = both[both["setup"] == ""].reset_index(drop=True)
+    assert kept["latency_s_low"].tolist() == pytest.approx(first["latency_s_low"].tolist())
+
+
+def test_where_every_trial_failed_there_is_no_drift(trials_of):
+    summary = trials_of({1: [None, None]}, started_at="2026-01-01T00:00:00.000Z")
+    assert drift_of(summary).log_s.shape == (2, 0)
+    assert drift_of(summary.assign(stage0_compute_s=np.nan)).log_s[:, 0].tolist() == pytest.approx(
+        [np.nan] * 2, nan_ok=True
+    )
+    assert drift_of(summary.iloc[:0].assign(stage0_compute_s=[])).log_s.shape == (0, 1)
+
+
+def test_an_empty_summary_gives_an_empty_table(trials_of):
+    empty = point_estimates(trials_of({1: [(1, 1)] * 3}).iloc[:0])
+    assert len(empty) == 0
+    assert {"latency_s_low", "latency_s_raw", "interval_note"} <= set(empty.columns)
+
+
+def test_arguments_that_make_no_sense_are_named(trials_of):
+    summary = trials_of({1: [(1, 1)]})
+    with pytest.raises(FrameError, match=r"level: expected a share between 0 and 1, such as 0\.95, got 95"):
+        point_estimates(summary, level=95)
+    for arguments, message in (
+        ({"columns": COLUMNS, "resamples": 0}, "resamples: expected 1 or more, got 0"),
+        ({"columns": COLUMNS, "seed": -1}, "seed: expected 0 or more, got -1"),
+        ({"columns": ()}, "columns: expected at least one"),
+        ({"columns": ["latency"]}, "no column 'latency'; nearest: latency"),
+        ({"columns": ["status"]}, "'status': expected numbers"),
+    ):
+        with pytest.raises(FrameError, match=message):
+            estimates(summary, **arguments)
