@@ -2,9 +2,9 @@
 
 Both are results of the same grid, run one after the other with nothing changed but `name`. Printed, for each
 configuration: its front in both, the points of either front that the other run neither has on its front nor calls as
-good (contradictions), and of all differences between two points, and between two configurations at a point, that
-a run states at 95 %: how many the other run's estimates have the other way round, and how many it states the other way
-round.
+good: those that it calls undecided, and those that it contradicts; and of all differences between two points, and
+between two configurations at a point, that a run states at 95 %: how many the other run's estimates have the other way
+round, and how many it states the other way round.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from pplib.analysis.estimated.estimates import Estimates, estimates
-from pplib.analysis.estimated.uncertainty import ties
+from pplib.analysis.estimated.uncertainty import UNDECIDED, front_probability, ties
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.sweep.results import summary_frame
@@ -27,14 +28,22 @@ Stated = dict[tuple[object, ...], tuple[float, int]]
 COLUMNS = list(OBJECTIVES)
 
 
-def said_of(summary: pd.DataFrame) -> dict[tuple[object, ...], tuple[set[str], set[str]]]:
-    """For each configuration the labels on the front, and those that are as good as one of them."""
-    table = ties(summary, OBJECTIVES, indifference=INDIFFERENCE)
+class Said(NamedTuple):
+    """Labels of the points of a configuration: on its front, tied with one of it, not decided."""
+
+    front: set[str]
+    tied: set[str]
+    undecided: set[str]
+
+
+def said_of(summary: pd.DataFrame) -> dict[tuple[object, ...], Said]:
+    """What a run says of each configuration, as its closing lines do."""
+    sure = front_probability(summary, OBJECTIVES, indifference=INDIFFERENCE)
+    table = sure.assign(tied_with=ties(summary, OBJECTIVES, indifference=INDIFFERENCE)["tied_with"].fillna(""))
     found = {}
     for key, group in table.groupby(CONFIGURATION_KEYS, dropna=False):
-        front = group["on_front"]
-        alike = group["tied_with"].fillna("") != ""
-        found[key] = (set(group.loc[front, "partition_label"]), set(group.loc[front | alike, "partition_label"]))
+        whether = (group["on_front"], group["tied_with"] != "", group["front_probability"] >= UNDECIDED)
+        found[key] = Said(*(set(group.loc[one, "partition_label"]) for one in whether))
     return found
 
 
@@ -63,15 +72,26 @@ def main(arguments: list[str]) -> None:
     """Print it."""
     runs = [summary_frame(Path(one)).assign(setup="") for one in arguments]
     said = [said_of(run) for run in runs]
-    against, fronts = 0, 0
+    against = undecided = fronts = 0
     for key in said[0]:
         both = [one[key] for one in said]
         name = " ".join(str(value) for value in key if value != "")
-        for (front, _), (_, accepted) in (both, both[::-1]):
-            fronts, against = fronts + len(front), against + len(front - accepted)
-        missing = [sorted(front - accepted) for (front, _), (_, accepted) in (both, both[::-1])]
-        print(f"{name}: fronts {sorted(both[0][0])} and {sorted(both[1][0])}; contradicted: {missing}")
-    print(f"{against} of {fronts} points on a front are contradicted by the other run")
+        unsaid = [one.front - other.front - other.tied for one, other in (both, both[::-1])]
+        missing = [one - other.undecided for one, other in zip(unsaid, both[::-1], strict=True)]
+        fronts += sum(len(one.front) for one in both)
+        against += sum(map(len, missing))
+        undecided += sum(map(len, unsaid)) - sum(map(len, missing))
+        told = [
+            sorted(one)
+            for one in (
+                both[0].front,
+                both[1].front,
+                *(a & b.undecided for a, b in zip(unsaid, both[::-1], strict=True)),
+                *missing,
+            )
+        ]
+        print("{}: fronts {} and {}; undecided in the other {} {}; contradicted {} {}".format(name, *told))
+    print(f"of {fronts} points on a front {against} are contradicted by the other run, {undecided} undecided in it")
     stated = [{key: (ratio, sign) for key, ratio, sign in differences(estimates(run, COLUMNS))} for run in runs]
     sure = turned = opposite = 0
     for mine, theirs in (stated, stated[::-1]):

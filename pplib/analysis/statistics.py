@@ -123,12 +123,13 @@ def representative_trials(summary: pd.DataFrame) -> pd.DataFrame:
     return usable.loc[picked].reset_index(drop=True)
 
 
-def fronts(points: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
+def fronts(points: pd.DataFrame, objectives: Mapping[str, str], indifference: float = 0.0) -> pd.DataFrame:
     """`points` with a boolean column `on_front`, decided within each configuration.
 
     Args:
         points: one row per configuration and partition point, see `point_table`.
         objectives: column name -> "min" or "max".
+        indifference: what difference does not matter, as a share: see `pareto_mask`.
 
     Raises:
         FrameError: a configuration key is missing, or as `pareto_mask`.
@@ -136,7 +137,7 @@ def fronts(points: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     require_columns(points, CONFIGURATION_KEYS, "the table of points")
     mask = pd.Series(False, index=range(len(points)))
     for _, rows in points.reset_index(drop=True).groupby(CONFIGURATION_KEYS, dropna=False, sort=False):
-        mask.loc[rows.index] = pareto_mask(rows, objectives)
+        mask.loc[rows.index] = pareto_mask(rows, objectives, indifference)
     return points.assign(on_front=mask.to_numpy())
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from pplib.analysis.estimated.point_estimates import point_estimates
-from pplib.analysis.estimated.uncertainty import front_probability
-from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts, representative_trials
-from pplib.columns import OBJECTIVES
+from pplib.analysis.estimated.uncertainty import front_probability, with_fronts
+from pplib.analysis.statistics import CONFIGURATION_KEYS, representative_trials
+from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.records import read_record
 from pplib.sweep.results import trial_files
 from pplib.view.charts import (
@@ -64,12 +64,12 @@ def results_sections(folder: Path, summary: pd.DataFrame) -> dict[str, list[Sect
         folder: the results folder.
         summary: its trials, one row each.
     """
-    points = fronts(point_estimates(summary), OBJECTIVES)
-    probability = front_probability(summary, OBJECTIVES)
+    probability = front_probability(summary, OBJECTIVES, indifference=INDIFFERENCE)
+    points = with_fronts(point_estimates(summary), probability)
     front = front_chart(points, OBJECTIVES, probability=probability)
     parts = decomposition_chart(representative_trials(summary))
     return {
-        "front": [Section("The front", _FRONT, front, front_table(points, OBJECTIVES), "front")],
+        "front": [Section("The front", _FRONT, front, front_table(points, OBJECTIVES, probability), "front")],
         "fronts": [_apart(points, probability)],
         "moving": [moving_section(points, OBJECTIVES)],
         "certainty": [certainty_section(summary, probability, OBJECTIVES)],
@@ -120,11 +120,12 @@ def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
 
 _FRONT = (
     "A cut is on the front if no other cut of its configuration is at least as good on both latency and throughput and "
-    "better on one. Latency runs from the moment the first device takes a microbatch up until the last device has its "
-    "output; throughput is the steady rate of images at the last device. Points are estimates at the usual speed of "
-    "the devices: their drift during the sweep is taken out as far as that makes repeats agree better. A bar is always "
-    "the range of the repeats as measured; in the tables it stands in brackets beside the estimate. Beside it is a "
-    "95 % interval: how far another sweep might be from it, but for what is common to all points."
+    "better on one, and none is more than 2 % better on one and within 2 % on the other. Latency runs from the moment "
+    "the first device takes a microbatch up until the last device has its output; throughput is the steady rate of "
+    "images at the last device. Points are estimates at the usual speed of the devices, which all trials tell "
+    "together. A bar is always the range of the repeats as measured; in the tables it stands in brackets beside the "
+    "estimate. Beside it is a 95 % interval: how far another sweep might be from it, but for what is common to all "
+    "points."
 )
 _DECOMPOSITION = (
     "The parts of the mean latency at every cut, from the repeat whose latency is the median, so that they add up."

@@ -173,10 +173,11 @@ def regret_sections(points: pd.DataFrame, objectives: Mapping[str, str]) -> list
 
 _BACKENDS = "Both backends run the same stages with the same timers; what differs is the hop between the devices."
 _CERTAINTY = (
-    "What another sweep might have found is drawn a thousand times from the differences between repeats, with the "
-    "devices' drift, which is common to the points, taken out: the probability is how often the point is then on "
-    "the front. Points that are tied with another cannot be told from it with these repeats, or differ by less than "
-    "2 %. The surfaces show what a tenth, half, and nine tenths of the repeats attain, as measured."
+    "What another sweep might have found is drawn a thousand times from the differences between repeats, the devices' "
+    "speed, which is common to the points, aside: the probability is how often the point is then on the front or as "
+    "good, which is to say that no point of it is more than 2 % better on one and within 2 % on the other. Points that "
+    "are tied with another cannot be told from it with these repeats, or differ by less than 2 %. The surfaces "
+    "show what a tenth, half, and nine tenths of the repeats attain, as measured."
 )
 _STEADINESS = (
     "How far repeats lie from their point's median, and how many trials look unsteady. Close other programs, raise "

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from pplib.analysis.pareto import pareto_front
+from pplib.analysis.estimated.uncertainty import with_fronts
+from pplib.analysis.pareto import in_order
 from pplib.analysis.required_columns import require_columns
-from pplib.analysis.statistics import CONFIGURATION_KEYS
-from pplib.columns import OBJECTIVES, quantity
+from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
+from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.view.table_html import cell, with_range
 
 _SHOWN = (
@@ -47,12 +48,15 @@ def points_table(points: pd.DataFrame) -> pd.DataFrame:
     return points[[name for name in wanted if name in points.columns]].reset_index(drop=True)
 
 
-def front_table(points: pd.DataFrame, objectives: Mapping[str, str] | None = None) -> pd.DataFrame:
+def front_table(
+    points: pd.DataFrame, objectives: Mapping[str, str] | None = None, probability: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """The points on each configuration's front, in stored units, best on the first objective first.
 
     Args:
         points: one row per configuration and point, see `point_table`.
         objectives: column -> "min" or "max"; latency and throughput if not given.
+        probability: see `front_probability`, of the same objectives: then what it calls the front is.
 
     Raises:
         FrameError: a column is missing.
@@ -60,8 +64,10 @@ def front_table(points: pd.DataFrame, objectives: Mapping[str, str] | None = Non
     if objectives is None:
         objectives = OBJECTIVES
     require_columns(points, CONFIGURATION_KEYS, "the table of points")
+    found = fronts(points, objectives, INDIFFERENCE) if probability is None else with_fronts(points, probability)
     groups = [
-        pareto_front(rows, objectives) for _, rows in points.groupby(CONFIGURATION_KEYS, dropna=False, sort=False)
+        in_order(rows[rows["on_front"]], objectives)
+        for _, rows in found.groupby(CONFIGURATION_KEYS, dropna=False, sort=False)
     ]
     table = pd.concat(groups, ignore_index=True) if groups else points
     more = [name for name in objectives if name not in _SHOWN]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pplib.analysis.pareto import pareto_front, pareto_mask
+from pplib.analysis.pareto import front_masks, pareto_front, pareto_mask
 from pplib.errors import FrameError
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
@@ -123,3 +123,44 @@ def test_objectives_that_make_no_sense_are_named(objectives, message):
     frame = pd.DataFrame({"latency_s": [1.0], "throughput_img_s": [1.0], "label": ["P1"], "flag": [True]})
     with pytest.raises(FrameError, match=message):
         pareto_mask(frame, objectives)
+
+
+@given(tables())
+def test_the_front_of_many_tables_is_that_of_each_where_every_difference_matters(table):
+    rows, directions, _ = table
+    signs = np.array([1.0 if direction == "min" else -1.0 for direction in directions])
+    drawn = np.array(rows, dtype=float).reshape(len(rows), len(directions))
+    front, good = front_masks(np.stack([drawn, drawn[::-1]]) * signs)
+    expected = brute_force(rows, directions, [True] * len(rows))
+    assert front.tolist() == good.tolist() == [expected, expected[::-1]]
+
+
+@given(
+    st.lists(st.tuples(*[st.floats(1, 1.3) | st.sampled_from([1.0, 1.015, 1.03])] * 2), min_size=1, max_size=9),
+    st.sampled_from([0.0, 0.02, 0.1]),
+)
+def test_what_leaves_a_front_for_a_difference_that_does_not_matter_is_outdone_by_what_stays(rows, indifference):
+    def outdoes(a, b):
+        gains = [y > x + indifference * abs(x) for x, y in zip(a, b, strict=True)]
+        losses = [y < x - indifference * abs(x) for x, y in zip(a, b, strict=True)]
+        return any(gains) and not any(losses)
+
+    front, good = (one[0] for one in front_masks(np.array([rows]), indifference))
+    exact = brute_force(rows, ["min", "min"], [True] * len(rows))
+    kept = [row for row, stays in zip(rows, front, strict=True) if stays]
+    assert kept and not any(outdoes(a, b) for a in kept for b in kept)
+    for row, stays, is_good, on_exact in zip(rows, front, good, exact, strict=True):
+        assert stays <= is_good and stays <= on_exact
+        assert is_good == (not any(outdoes(one, row) for one in kept))
+        if on_exact and not stays:
+            assert any(outdoes(one, row) for one in kept)
+
+
+def test_a_hair_of_latency_does_not_buy_a_place_at_half_the_throughput_nor_do_hairs_add_up():
+    table = pd.DataFrame({"latency_s": [1.0, 0.999, 0.5], "throughput_img_s": [10.0, 5.0, 9.9]})
+    assert pareto_mask(table, OBJECTIVES).tolist() == [True, False, True]
+    assert pareto_mask(table, OBJECTIVES, indifference=0.02).tolist() == [False, False, True]
+    hairs = pd.DataFrame({"latency_s": 1.015 ** np.arange(20), "throughput_img_s": 10 * 1.05 ** np.arange(20)})
+    kept = pareto_mask(hairs, OBJECTIVES, indifference=0.02)
+    assert 9 <= kept.sum() < 20
+    assert pareto_front(hairs, OBJECTIVES, indifference=0.02)["latency_s"].iloc[0] <= 1.02

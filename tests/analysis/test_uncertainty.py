@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pplib.analysis.estimated.estimates import estimates
 from pplib.analysis.estimated.point_estimates import point_estimates
-from pplib.analysis.estimated.uncertainty import front_probability, ties
+from pplib.analysis.estimated.uncertainty import front_probability, ties, with_fronts
 from pplib.analysis.pareto import pareto_mask
 from pplib.analysis.statistics import fronts
 from pplib.errors import FrameError
@@ -47,12 +47,17 @@ def test_probabilities_equal_brute_force_over_the_same_draws(trials_of, values, 
 
 @settings(max_examples=40, deadline=None)
 @given(summaries)
-def test_the_front_of_estimates_is_that_of_the_table_of_points(trials_of, values):
+def test_called_on_the_front_is_what_is_on_that_of_estimates_and_not_by_luck(trials_of, values):
     summary = trials_of(values)
-    table = front_probability(summary, OBJECTIVES, resamples=3)
-    known = fronts(point_estimates(summary), OBJECTIVES)
-    assert table["on_front"].tolist() == known["on_front"].tolist()
-    assert ties(summary, OBJECTIVES, resamples=3)["on_front"].tolist() == known["on_front"].tolist()
+    table = front_probability(summary, OBJECTIVES, resamples=40)
+    known = fronts(point_estimates(summary), OBJECTIVES)["on_front"].to_numpy()
+    called, share = table["on_front"].to_numpy(), table["front_probability"].to_numpy()
+    assert not (called & ~known).any() and called.any() == known.any()
+    assert called[known & ~(share < 0.5)].all()
+    if not (share[known] >= 0.5).any() and np.isfinite(share[known]).any():
+        assert (called == (known & (share == np.max(share[known])))).all()
+    assert ties(summary, OBJECTIVES, resamples=40)["on_front"].tolist() == called.tolist()
+    assert with_fronts(point_estimates(summary), table)["on_front"].tolist() == called.tolist()
 
 
 def test_a_point_that_always_wins_has_probability_one_and_one_always_dominated_zero(trials_of):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pplib.analysis.statistics import point_table
+from pplib.columns import INDIFFERENCE
 from pplib.errors import OutputError
 from pplib.view.charts.front import front_chart, front_per_configuration_chart
 from pplib.view.display import draw, use_offline_charts
@@ -164,8 +165,8 @@ def test_the_front_table_holds_the_front_of_every_configuration(points):
     table = front_table(points)
     for (backend, depth), rows in points.groupby(["backend", "in_flight"]):
         chosen = table[(table["backend"] == backend) & (table["in_flight"] == depth)]
-        assert rows["latency_s"].min() == chosen["latency_s"].iloc[0]
-        assert rows["throughput_img_s"].max() == chosen["throughput_img_s"].iloc[-1]
+        assert rows["latency_s"].min() >= chosen["latency_s"].iloc[0] / (1 + INDIFFERENCE)
+        assert rows["throughput_img_s"].max() <= chosen["throughput_img_s"].iloc[-1] * (1 + INDIFFERENCE)
 
 
 def test_a_saved_chart_is_a_png_and_an_svg(points, tmp_path):

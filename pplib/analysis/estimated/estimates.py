@@ -1,39 +1,33 @@
 """What every point takes at the usual speed of its devices: estimates that a second run confirms, and their error.
 
-A repeat of a point differs from another by the drift of the devices, which is common to all that was measured about
-then, and by noise of its own. The first is taken out (see `drift`), as far as that makes repeats agree better; the
-second is pooled over the points of a configuration, so that three repeats of twenty points say how sure each is.
+Most of what repeats of a point differ by is how fast its devices happened to be, and a trial tells that itself: its
+stages took longer. So what is measured is split in two. How it relates to what the stages of the same trial took is
+nearly the same in every repeat: three say it to a percent. What the stages take at the usual speed all trials of all
+configurations tell together (see `stage_levels`). An estimate is the one applied to the other.
 """
 
 from __future__ import annotations
 
+import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from pplib.analysis.estimated.drift import Drift, drift_of
+from pplib.analysis.estimated.robust_mean import Counts, robust_means, robust_scale
+from pplib.analysis.estimated.stage_levels import StageLevels, stage_levels
 from pplib.analysis.repeats import POINT_KEYS, Numbers, Repeats, point_name, repeats_by_configuration
 from pplib.analysis.statistics import CONFIGURATION_KEYS, sorted_trials, spread
 from pplib.errors import FrameError
 
-Counts = npt.NDArray[np.int64]
-
-HUBER = 1.5
-"""Repeats further from the others than so many standard deviations count less."""
-
-WINDOW = 3.5
-"""Trials in a window of the drift, for each width: those that a normal kernel has an equal share of, 2 sqrt(pi)."""
-
 FAR = 300.0
 """A logarithm of what is as good as nothing known: two repeats of one point say little."""
 
-MOST = 1.5
-"""A time never changes with more than this power of its devices' speed."""
+AS_MEASURED, PATH, CYCLE = "as measured", "path", "cycle"
+"""What a column may follow: nothing; one microbatch's way through all stages; the time from one to the next."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +37,17 @@ class Estimates:
     Attributes:
         points: their repeats, as measured.
         columns: what is estimated.
-        power: for each column, with which power of the devices' slowness it changes; 0 where taking that out does not
-            make repeats agree better.
+        follows: for each column what its repeats were divided by to agree best: AS_MEASURED, PATH or CYCLE.
         values: (points, columns) at the usual speed; NaN without a repeat.
         draws: (resamples, points, columns) what another sweep might have found; NaN without a repeat.
-        freedom: the repeats beyond the first of each point, over all points, less what the drift has used up; 0: how
-            sure the values are is not known.
-        apart, apart_corrected: for each column the median over points of (largest - smallest) / median of the repeats.
+        freedom: the repeats beyond the first of each point, over all points; 0: how sure the values are is not known.
+        apart, apart_corrected: for each column the median over points of (largest - smallest) / median of the repeats,
+            as measured and divided.
     """
 
     points: list[Repeats]
     columns: tuple[str, ...]
-    power: tuple[float, ...]
+    follows: tuple[str, ...]
     values: Numbers
     draws: Numbers
     freedom: float
@@ -70,10 +63,11 @@ class Estimates:
 def estimates(summary: pd.DataFrame, columns: Sequence[str], resamples: int = 2000, seed: int = 0) -> list[Estimates]:
     """The estimates of every configuration.
 
-    All is done in logarithms: times and rates differ by factors. A point's value is a robust mean of its repeats. The
-    residuals of all points of a configuration are pooled, the columns of a trial together, and drawn again for every
-    repeat: that is what another sweep might have found. Drift common to the points of a block is in none of it, where
-    it was found. Columns that hold no positive numbers are taken as they are, with no drift.
+    All is done in logarithms: times and rates differ by factors. Each repeat is divided by what the stages of its own
+    trial say, if that makes the repeats of a point predict each other better, and their robust mean multiplied by what
+    the stages say at their usual speed. The residuals of all points of a configuration are pooled, the columns of a
+    trial together, and drawn again for every repeat; the draws of the stages' levels are common to all configurations.
+    Columns that hold no positive numbers are taken as they are.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
@@ -84,8 +78,9 @@ def estimates(summary: pd.DataFrame, columns: Sequence[str], resamples: int = 20
     Raises:
         FrameError: a column is missing or holds no numbers, or an argument makes no sense.
 
-    Source: Huber, Robust Estimation of a Location Parameter (1964); the residual bootstrap of Efron and Tibshirani
-    (1993), chapter 9; the analysis of covariance of Fisher (1932), for the drift.
+    Source: ratio estimation with a known level, Cochran, Sampling Techniques (1977), chapter 6; the residual bootstrap
+    of Efron and Tibshirani (1993), chapter 9. That latency follows the path and throughput the cycle is this project's
+    own, and is judged by how well repeats predict each other.
     """
     if not columns:
         raise FrameError("columns: expected at least one, such as 'latency_s', got none")
@@ -93,71 +88,120 @@ def estimates(summary: pd.DataFrame, columns: Sequence[str], resamples: int = 20
         raise FrameError(f"resamples: expected 1 or more, got {resamples}")
     if seed < 0:
         raise FrameError(f"seed: expected 0 or more, got {seed}")
-    trials = sorted_trials(summary)
-    drift = drift_of(trials)
-    slowness = _slowness(trials, drift, columns)
-    with_slowness = trials.assign(**{f"slowness of {name}": slowness[:, j] for j, name in enumerate(columns)})
-    names = [*columns, *[f"slowness of {name}" for name in columns]]
-    windows = max((1 / (WINDOW * width) for width in drift.width), default=0.0)  # for each trial
-    return [
-        _estimated(points, tuple(columns), windows, resamples, seed)
-        for points in repeats_by_configuration(with_slowness, names)
-    ]
+    return _remembered(_Summary(sorted_trials(summary)), tuple(columns), resamples, seed)
 
 
-def _slowness(trials: pd.DataFrame, drift: Drift, columns: Sequence[str]) -> Numbers:
-    """How much longer than usual what a column measures took in each trial, as a logarithm, as far as devices go."""
-    log_s, stages = drift.log_s, drift.log_s.shape[1]
-    if not stages:
-        return np.zeros((len(trials), len(columns)))
-    times = trials[[f"stage{i}_compute_s" for i in range(stages)]].to_numpy(dtype=np.float64)
-    known = np.where(np.isfinite(log_s), log_s, 0.0)
-    times = np.where(np.isfinite(times), times, 0.0)
-    whole = (known * times).sum(axis=1) / np.maximum(times.sum(axis=1), 1e-12)
-    busiest = known[np.arange(len(trials)), times.argmax(axis=1)]
-    made = [
-        -busiest if name.endswith("_img_s") else whole if name.endswith("_s") else np.zeros(len(trials))
-        for name in columns
-    ]
-    return np.stack(made, axis=1)
+class _Summary:
+    """Trials that are equal where their contents are: a report asks for the same estimates many times."""
+
+    def __init__(self, trials: pd.DataFrame) -> None:
+        self.trials = trials
+        self._text = trials.to_csv()
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Summary) and self._text == other._text
 
 
-def _estimated(points: list[Repeats], columns: tuple[str, ...], windows: float, resamples: int, seed: int) -> Estimates:
-    count, width = len(points), len(columns)
+@functools.lru_cache(maxsize=8)
+def _remembered(summary: _Summary, columns: tuple[str, ...], resamples: int, seed: int) -> list[Estimates]:
+    trials = summary.trials
+    levels = stage_levels(trials, resamples, seed)
+    parts = _parts(trials, levels)
+    found = repeats_by_configuration(trials.assign(**parts), [*columns, *parts])
+    return [_estimated(points, columns, levels, resamples, seed) for points in found]
+
+
+class _Own(NamedTuple):
+    """The columns that a trial gets beside what it measured."""
+
+    stages: Numbers  # (trials, stages) seconds; 0 where there is no such stage
+    hops: Numbers  # (trials,) seconds over all hops
+    back: Numbers  # (trials,) seconds from the last stage to the first
+    in_flight: Numbers
+    cell: Counts
+
+    def follow(self, what: str) -> Numbers:
+        """The logarithm of what a column follows."""
+        if what == AS_MEASURED:
+            return np.zeros(self.stages.shape[:-1])
+        path = self.stages.sum(axis=-1) + self.hops
+        if what == PATH:
+            return np.asarray(np.log(np.maximum(path, 1e-12)))
+        cycle = np.maximum(self.stages.max(axis=-1), (path + self.back) / self.in_flight)
+        return np.asarray(np.log(np.maximum(cycle, 1e-12)))
+
+
+def _parts(trials: pd.DataFrame, levels: StageLevels) -> dict[str, Numbers]:
+    def seconds(name: str) -> Numbers:
+        if name not in trials.columns:
+            return np.zeros(len(trials))
+        return np.asarray(
+            np.nan_to_num(pd.to_numeric(trials[name], errors="coerce").to_numpy(dtype=np.float64)), dtype=np.float64
+        )
+
+    stages = levels.log_s.shape[1]
+    hops = [name for name in (f"hop{i}_transfer_s" for i in range(stages)) if name in trials.columns]
+    in_flight = np.asarray(np.maximum(seconds("in_flight"), 1.0), dtype=np.float64)
+    own = {f"own stage {i}": seconds(f"stage{i}_compute_s") for i in range(stages)}
+    own["own hops"] = np.asarray(sum((seconds(name) for name in hops), np.zeros(len(trials))))
+    return {
+        **own,
+        "own back": seconds("return_transfer_s"),
+        "own depth": in_flight,
+        "own cell": levels.cell.astype(np.float64),
+    }
+
+
+def _estimated(
+    points: list[Repeats], columns: tuple[str, ...], levels: StageLevels, resamples: int, seed: int
+) -> Estimates:
+    count, width, stages = len(points), len(columns), levels.log_s.shape[1]
     raw = np.concatenate([one.values[:, :width] for one in points])
-    x = np.concatenate([one.values[:, width:] for one in points])
+    more = np.concatenate([one.values[:, width:] for one in points])
+    hops, back, in_flight, cell = more[:, stages:].T
+    own = _Own(more[:, :stages], hops, back, in_flight, cell.astype(np.int64))
     repeats = np.array([one.count for one in points])
     at = np.repeat(np.arange(count), repeats)
-    logs = np.asarray((raw > 0).all(axis=0))
-    y = np.where(logs, np.log(np.where(logs, raw, 1.0)), raw)
-    power = [_power(y[:, j], x[:, j], at, repeats) if logs[j] else 0.0 for j in range(width)]
-    y = y - x * power
-    freedom = _freedom(repeats, windows if any(power) else 0.0)
-    scale = _scale(y, at, repeats, freedom)
     there = np.flatnonzero(repeats).tolist()
+    freedom = float(np.maximum(repeats - 1, 0).sum())
+    positive = np.asarray((raw > 0).all(axis=0))
+    y = np.where(positive, np.log(np.where(positive, raw, 1.0)), raw)
+    timed = bool(stages) and len(own.cell) > 0 and bool(np.isfinite(levels.log_s[own.cell]).any(axis=1).all())
+    signs = [_sign(name) if timed and is_log else 0 for name, is_log in zip(columns, positive, strict=True)]
+    follows = tuple(_follows(y[:, j], sign, own, at, repeats) for j, sign in enumerate(signs))
+    y = y - np.stack([sign * own.follow(what) for sign, what in zip(signs, follows, strict=True)], axis=-1)
+    scale = robust_scale(y, at, repeats, freedom)
+    usual = np.full((count, width), np.nan)
+    draws = np.full((resamples, count, width), np.nan)
     middle = np.full((count, width), np.nan)
     for i in there:
-        middle[i] = _location(y[at == i][None], scale)[0]
-    draws = np.full((resamples, count, width), np.nan)
-    if freedom > 0:
-        left = (y - middle[at])[repeats[at] > 1]
-        left = left * np.sqrt(len(left) / freedom)
-        drawn = np.random.default_rng([seed, zlib.crc32(_name(points).encode())])
-        # As of Student's distribution: the pooled spread is itself known from so many residuals only.
-        stretch = np.sqrt(freedom / drawn.chisquare(freedom, size=resamples))[:, None]
-        for i in there:
-            picked = left[drawn.integers(0, len(left), size=(resamples, repeats[i]))]
-            draws[:, i] = middle[i] + stretch * _location(picked, scale)
+        middle[i] = robust_means(y[at == i][None], scale)[0]
+    left = (y - middle[at])[repeats[at] > 1] if freedom > 0 else np.zeros((1, width))
+    left = left * np.sqrt(len(left) / max(freedom, 1.0))
+    drawn = np.random.default_rng([seed, zlib.crc32(_name(points).encode())])
+    # As of Student's distribution: the pooled spread is itself known from so many residuals only.
+    stretch = np.sqrt(freedom / drawn.chisquare(freedom, size=resamples))[:, None] if freedom > 0 else np.nan
+    for i in there:
+        mine, cell = at == i, int(own.cell[at == i][0])
+        then = _at_level(own, mine, levels.log_s[cell])
+        drawn_then = _at_level(own, mine, levels.draws[:, cell])
+        usual[i] = middle[i] + [sign * then(what) for sign, what in zip(signs, follows, strict=True)]
+        picked = robust_means(left[drawn.integers(0, len(left), size=(resamples, repeats[i]))], scale)
+        moved = np.stack([sign * drawn_then(what) for sign, what in zip(signs, follows, strict=True)], axis=-1)
+        draws[:, i] = middle[i] + stretch * picked + moved
 
     def as_measured(values: Numbers) -> Numbers:
-        return np.where(logs, np.exp(np.clip(np.where(logs, values, 0.0), -FAR, FAR)), values)
+        return np.where(positive, np.exp(np.clip(np.where(positive, values, 0.0), -FAR, FAR)), values)
 
     corrected = as_measured(y)
     return Estimates(
         points=[Repeats(one.keys, one.values[:, :width]) for one in points],
         columns=columns,
-        power=tuple(power),
-        values=as_measured(middle),
+        follows=follows,
+        values=as_measured(usual),
         draws=as_measured(draws),
         freedom=freedom,
         apart=tuple(_apart([raw[at == i, j] for i in there]) for j in range(width)),
@@ -165,55 +209,30 @@ def _estimated(points: list[Repeats], columns: tuple[str, ...], windows: float, 
     )
 
 
-def _freedom(repeats: Counts, windows: float) -> float:
-    """The repeats beyond the first of each point, less what the drift that was taken out has used up of them.
-
-    Each window of the drift is one number that was fitted to all configurations; half of it counts, for no trial has a
-    say in its own drift: with that, intervals of simulated sweeps hold what they should (`benchmarks/coverage.py`).
-    """
-    beyond = float(np.maximum(repeats - 1, 0).sum())
-    return max(beyond - 0.5 * windows * float(repeats.sum()), beyond / 4)
+def _sign(column: str) -> int:
+    """How a column changes with the time that stages take: with it, against it, or not."""
+    return -1 if column.endswith("_img_s") else 1 if column.endswith("_s") else 0
 
 
-def _power(y: Numbers, x: Numbers, at: Counts, repeats: Counts) -> float:
-    """With which power of the slowness a column changes; 0 where its cross-validated error is no smaller with it."""
+def _at_level(own: _Own, mine: Numbers, log_s: Numbers) -> Callable[[str], Numbers]:
+    """What the stages of one point say at the levels `log_s`, of shape (..., stages), over its usual hops."""
+    stages = np.exp(np.where(np.isfinite(log_s), log_s, -np.inf))
+    hops, back, in_flight = (np.asarray(np.median(one[mine])) for one in (own.hops, own.back, own.in_flight))
+    return _Own(stages, hops, back, in_flight, own.cell).follow
+
+
+def _follows(y: Numbers, sign: int, own: _Own, at: Counts, repeats: Counts) -> str:
+    """What makes the repeats of a point predict each other best."""
     several = repeats[at] > 1
-    if not several.any() or not x.any():
-        return 0.0
+    if not sign or not several.any():
+        return AS_MEASURED
 
-    def within(values: Numbers) -> Numbers:
-        means = np.bincount(at, values, minlength=len(repeats)) / np.maximum(repeats, 1)
-        return (values - means[at])[several]
+    def error(what: str) -> float:
+        left = y - sign * own.follow(what)
+        means = np.bincount(at, left, minlength=len(repeats)) / np.maximum(repeats, 1)
+        return float(np.abs((left - means[at]) / (1 - 1 / np.maximum(repeats[at], 2)))[several].mean())
 
-    dx, dy, n = within(x), within(y), repeats[at][several]
-    square = float((dx**2).sum())
-    if square < 1e-12:
-        return 0.0
-    slope = float(np.clip((dx * dy).sum() / square, 0.0, MOST))
-    # Each trial as the others predict it: the influence of its own is known in closed form.
-    with_it = (dy - slope * dx) / np.maximum(1 - 1 / n - dx**2 / square, 1e-3)
-    without = dy / (1 - 1 / n)
-    return slope if (with_it**2).sum() < (without**2).sum() else 0.0
-
-
-def _scale(y: Numbers, at: Counts, repeats: Counts, freedom: float) -> Numbers:
-    """The robust standard deviation of the repeats of a point, for each column."""
-    if freedom <= 0:
-        return np.ones(y.shape[1])
-    middles = np.stack([np.median(y[at == i], axis=0) if n else np.zeros(y.shape[1]) for i, n in enumerate(repeats)])
-    several = repeats[at] > 1
-    far = np.abs(y - middles[at])[several] * np.sqrt(several.sum() / freedom)
-    return np.asarray(np.maximum(1.4826 * np.median(far, axis=0), 1e-12), dtype=np.float64)
-
-
-def _location(samples: Numbers, scale: Numbers) -> Numbers:
-    """Robust means of samples of shape (..., repeats, columns) over their repeats."""
-    middle = np.median(samples, axis=-2, keepdims=True)
-    for _ in range(5):
-        far = np.abs(samples - middle) / scale
-        weight = np.minimum(1.0, HUBER / np.maximum(far, 1e-12))
-        middle = (samples * weight).sum(axis=-2, keepdims=True) / weight.sum(axis=-2, keepdims=True)
-    return np.asarray(middle[..., 0, :], dtype=np.float64)
+    return min((AS_MEASURED, PATH, CYCLE), key=error)
 
 
 def _apart(groups: Sequence[Numbers]) -> float:

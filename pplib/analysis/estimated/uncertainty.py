@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from pplib.analysis.estimated.estimates import estimates
-from pplib.analysis.pareto import DIRECTIONS
-from pplib.analysis.repeats import POINT_KEYS, Numbers
+from pplib.analysis.estimated.estimates import Estimates, estimates
+from pplib.analysis.pareto import DIRECTIONS, Mask, front_masks
+from pplib.analysis.repeats import POINT_KEYS, Numbers, point_name
+from pplib.analysis.required_columns import require_columns
 from pplib.errors import FrameError
 
 CERTAINTY = 0.95
 """A difference seen in at least this share of the resamples counts as a difference."""
 
-Mask = npt.NDArray[np.bool_]
-
-_BLOCK = 4_000_000
-"""Comparisons held in memory at once."""
+UNDECIDED = 1 - CERTAINTY
+"""A point that is as good as the front in at least this share of the resamples is not off it for certain."""
 
 
 def front_probability(
-    summary: pd.DataFrame, objectives: Mapping[str, str], resamples: int = 1000, seed: int = 0
+    summary: pd.DataFrame,
+    objectives: Mapping[str, str],
+    resamples: int = 1000,
+    seed: int = 0,
+    indifference: float = 0.0,
 ) -> pd.DataFrame:
-    """For every point, in what share of resamples it is on its configuration's front.
+    """For every point, in what share of resamples it is as good as its configuration's front.
 
     A resample is what another sweep might have found: see `estimates`, whose draws these are. Drift that is common to
-    the points is in none of them, and the objectives of a trial stay together. The front is computed exactly.
+    the points is in none of them, and the objectives of a trial stay together. With an indifference of 0 to be as good
+    as the front is to be on it.
 
     **What it does not say.** Only the noise between the repeats at hand is in it. With one repeat of every point there
     is nothing to draw from: the configuration then has no probabilities (see `front_note`). The standard error from
@@ -39,22 +42,22 @@ def front_probability(
         objectives: column -> "min" or "max"; any number.
         resamples: drawn per configuration.
         seed: the same seed gives the same figures.
+        indifference: what difference does not matter, as a share: see `front_masks`.
 
     Returns:
-        One row per configuration and point: `POINT_KEYS`, the objectives' estimates, `on_front` (of those
-        estimates), `front_probability` (0..1; NaN where it is not known), `repeats_ok`, and `front_note`
-        (None, or why it is not known).
+        One row per configuration and point: `POINT_KEYS`, the objectives' estimates, `on_front` (on the front of the
+        estimates and as likely on it as not, or the likeliest of it where none is), `front_probability` (0..1; NaN
+        where it is not known), `repeats_ok`, and `front_note` (None, or why it is not known).
 
     Raises:
         FrameError: a column is missing or holds no numbers, or an argument makes no sense.
 
     Source: `estimates`; the use for fronts is ours.
     """
-    signs = _signs(objectives)
+    signs = _signs(objectives, indifference)
     rows = []
     for one in estimates(summary, list(objectives), resamples, seed):
-        on_front = _front_masks(one.values[None] * signs)[0]
-        share = _front_masks(one.draws * signs).mean(axis=0)
+        on_front, share = _called(one, signs, indifference)
         for i, point in enumerate(one.points):
             row = {**point.keys, **dict(zip(objectives, one.values[i].tolist(), strict=True))}
             row["on_front"] = bool(on_front[i])
@@ -102,12 +105,10 @@ def ties(
     """
     if not 0.5 < certainty <= 1:
         raise FrameError(f"certainty: expected a share above 0.5, at most 1, got {certainty}")
-    if not 0 <= indifference < 1:
-        raise FrameError(f"indifference: expected a share from 0 to below 1, such as 0.02, got {indifference}")
-    signs = _signs(objectives)
+    signs = _signs(objectives, indifference)
     rows = []
     for one in estimates(summary, list(objectives), resamples, seed):
-        on_front = _front_masks(one.values[None] * signs)[0]
+        on_front, _ = _called(one, signs, indifference)
         drawn = one.draws * signs
         labels: list[list[str]] = [[] for _ in one.points]
         for front in np.flatnonzero(on_front).tolist():
@@ -118,6 +119,42 @@ def ties(
             tied = ", ".join(labels[i]) if one.freedom > 0 or not point.count else None
             rows.append({**point.keys, "on_front": bool(on_front[i]), "tied_with": tied})
     return pd.DataFrame(rows, columns=[*POINT_KEYS, "on_front", "tied_with"]).astype({"on_front": bool})
+
+
+def with_fronts(points: pd.DataFrame, probability: pd.DataFrame) -> pd.DataFrame:
+    """`points` with the columns `on_front` and `front_probability` of `probability`, see `front_probability`.
+
+    Args:
+        points: one row per configuration and partition point, see `point_estimates`.
+        probability: of the same points.
+
+    Raises:
+        FrameError: a point of `points` is not in `probability`, or a column is missing.
+    """
+    for table, what in ((points, "the table of points"), (probability, "the front's probabilities")):
+        require_columns(table, POINT_KEYS, what)
+    added = ["on_front", "front_probability"]
+    require_columns(probability, added, "the front's probabilities")
+    found = probability[added].set_axis([point_name(row) for row in probability[POINT_KEYS].to_dict("records")])
+    names = [point_name(row) for row in points[POINT_KEYS].to_dict("records")]
+    if lacking := sorted(set(names) - set(found.index)):
+        raise FrameError(
+            f"the front's probabilities: nothing about {lacking[0]}: compute them from the trials that the points "
+            "come from"
+        )
+    return points.assign(**{name: found.loc[names, name].to_numpy() for name in added})
+
+
+def _called(one: Estimates, signs: Numbers, indifference: float) -> tuple[Mask, Numbers]:
+    """Which points are called on the front, and in what share of resamples each is as good as it.
+
+    A point on the front of the estimates that is more likely off it owes that to its luck: it is not called so.
+    """
+    front = front_masks(one.values[None] * signs, indifference)[0][0]
+    share = np.asarray(front_masks(one.draws * signs, indifference)[1].mean(axis=0), dtype=np.float64)
+    if one.freedom <= 0 or not front.any():
+        return front, share
+    return front & (share >= min(0.5, share[front].max())), share
 
 
 def _tied_with(drawn: Numbers, front: int, certainty: float, indifference: float) -> Mask:
@@ -131,30 +168,10 @@ def _tied_with(drawn: Numbers, front: int, certainty: float, indifference: float
     return np.asarray(~apart & (np.maximum(dominates, dominated) < certainty), dtype=np.bool_)
 
 
-def _front_masks(values: Numbers) -> Mask:
-    """For each resample, which points no other dominates.
-
-    Args:
-        values: shape (resamples, points, objectives), less is better; a row of NaN is never on the front.
-    """
-    resamples, points, objectives = values.shape
-    masks: Mask = np.asarray(np.isfinite(values).all(axis=2), dtype=np.bool_)
-    step = max(1, _BLOCK // max(1, points * points))
-    for start in range(0, resamples, step):
-        block = values[start : start + step]
-        no_worse = np.ones((len(block), points, points), dtype=bool)
-        better = np.zeros_like(no_worse)
-        for k in range(objectives):
-            first, second = block[:, :, None, k], block[:, None, :, k]
-            # Comparisons with NaN are False: an unmeasured point dominates nothing.
-            no_worse &= first <= second
-            better |= first < second
-        masks[start : start + step] &= ~(no_worse & better).any(axis=1)
-    return masks
-
-
-def _signs(objectives: Mapping[str, str]) -> Numbers:
-    """+1 where less is better, -1 where more is."""
+def _signs(objectives: Mapping[str, str], indifference: float) -> Numbers:
+    """+1 where less is better, -1 where more is; refuses arguments that make no sense."""
+    if not 0 <= indifference < 1:
+        raise FrameError(f"indifference: expected a share from 0 to below 1, such as 0.02, got {indifference}")
     if not objectives:
         raise FrameError("objectives: expected at least one, such as {'latency_s': 'min'}, got none")
     for name, direction in objectives.items():

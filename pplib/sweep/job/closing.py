@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pandas as pd
 
 from pplib.analysis.estimated.point_estimates import point_estimates
-from pplib.analysis.estimated.uncertainty import ties
-from pplib.analysis.pareto import pareto_front
+from pplib.analysis.estimated.uncertainty import UNDECIDED, front_probability, ties, with_fronts
+from pplib.analysis.pareto import in_order
 from pplib.analysis.repeats import point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES
@@ -20,7 +20,8 @@ _BEST = (("lowest latency", "latency_s", 1e3, "ms", True), ("most images", "thro
 
 def closing_lines(summary: pd.DataFrame) -> list[str]:
     """What to read first of a summary with at least one trial that succeeded."""
-    points = point_estimates(summary)
+    sure = front_probability(summary, OBJECTIVES, indifference=INDIFFERENCE)
+    points = with_fronts(point_estimates(summary), sure)
     others = [key for key in CONFIGURATION_KEYS if key not in (*NAMED, "setup")]
     differing = [key for key in others if points[key].nunique(dropna=False) > 1]
     alike = ties(summary, OBJECTIVES, indifference=INDIFFERENCE)
@@ -31,12 +32,15 @@ def closing_lines(summary: pd.DataFrame) -> list[str]:
         more = [_word(key, named[key]) for key in differing] + ([str(named["setup"])] if named["setup"] else [])
         over = "" if named["link"] == UNSHAPED.name else f" over {named['link']}"
         title = f"{named['model']} {named['backend']}{over} in flight {named['in_flight']}"
-        front = pareto_front(group, OBJECTIVES)
+        front = in_order(group[group["on_front"]], OBJECTIVES)
         where = ", ".join(front["partition_label"]) if len(front) else "no trial succeeded"
         lines += [f"front:   {', '.join([title, *more])}: {where}", *(_best(front) if len(front) else ())]
         rest = group[~group["partition_label"].isin(front["partition_label"])].to_dict("records")
         if labels := [str(row["partition_label"]) for row in rest if tied[point_name(row)]]:
             lines.append(f"         as good within noise or {INDIFFERENCE:.0%}: {', '.join(labels)}")
+        open_ones = [row for row in rest if not tied[point_name(row)] and row["front_probability"] >= UNDECIDED]
+        if labels := [f"{row['partition_label']} ({row['front_probability']:.0%})" for row in open_ones]:
+            lines.append(f"         not decided, on it in so many of 100 such sweeps: {', '.join(labels)}")
     return lines
 
 

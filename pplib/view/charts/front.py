@@ -8,10 +8,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from pplib.analysis.repeats import POINT_KEYS, point_name
-from pplib.analysis.required_columns import numeric_column, require_columns
+from pplib.analysis.estimated.uncertainty import with_fronts
+from pplib.analysis.required_columns import numeric_column
 from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
-from pplib.columns import OBJECTIVES, Quantity, direction, quantity
+from pplib.columns import INDIFFERENCE, OBJECTIVES, Quantity, direction, quantity
 from pplib.errors import FrameError
 from pplib.view.charts.labels import Axis, axis_over, place_labels
 from pplib.view.charts.series import Panel, palette, panels, with_series
@@ -95,7 +95,8 @@ def prepared_points(
     measured = points[points[names].notna().all(axis=1)].reset_index(drop=True)
     if measured.empty:
         raise FrameError("the table of points: nothing to draw: no point has both " + " and ".join(names))
-    frame = with_series(fronts(measured, directions))
+    found = with_fronts(measured, probability) if probability is not None else None
+    frame = with_series(fronts(measured, directions, INDIFFERENCE) if found is None else found)
     measures = (quantity(names[0]), quantity(names[1]))
     for field, measure in zip(("x", "y"), measures, strict=True):
         frame[field] = measure.shown(frame[measure.column])
@@ -108,27 +109,12 @@ def prepared_points(
     frame["place"] = frame["on_front"].map({True: "on the front", False: "dominated"})
     frame["stairs"] = "step-after" if directions[names[0]] == "min" else "step-before"
     if probability is not None:
-        frame["probability"] = _probability_of(frame, probability)
+        frame["probability"] = frame["front_probability"]
         frame["chance"] = [f"{one:.0%}" if one == one else "unknown: one repeat" for one in frame["probability"]]
     kept = ["series", "backend", "in_flight", *[k for k in CONFIGURATION_KEYS if k not in ("backend", "in_flight")]]
     shown = ["x", "x_min", "x_max", "y", "y_min", "y_max", "partition_label", "point", "on_front", "place", "stairs"]
     known = probability is not None and frame["probability"].notna().any()
     return frame[[*kept, *shown, *(["probability", "chance"] if known else [])]], measures
-
-
-def _probability_of(frame: pd.DataFrame, probability: pd.DataFrame) -> pd.Series[float]:
-    """The `front_probability` of every row of `frame`; NaN where it is not known."""
-    require_columns(probability, [*POINT_KEYS, "front_probability"], "the front's probabilities")
-    names = [point_name(row) for row in probability[POINT_KEYS].to_dict("records")]
-    known = dict(zip(names, probability["front_probability"], strict=True))
-    wanted = [point_name(row) for row in frame[POINT_KEYS].to_dict("records")]
-    for name, (_, row) in zip(wanted, frame.iterrows(), strict=True):
-        if name not in known:
-            raise FrameError(
-                f"the front's probabilities: nothing about {row['partition_label']} of {row['series']}: "
-                "compute them from the trials that the points come from"
-            )
-    return pd.Series([float(known[name]) for name in wanted], index=frame.index)
 
 
 def front_panel(
