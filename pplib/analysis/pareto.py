@@ -96,7 +96,8 @@ def front_masks(values: npt.NDArray[np.float64], indifference: float = 0.0) -> t
     point of it outdoes. With an indifference of 0 both are the front of exact dominance.
 
     Args:
-        values: (tables, candidates, objectives), less is better; one with a NaN is neither, and outdoes nothing.
+        values: (tables, candidates, objectives), less is better; one with a value that is not finite is neither, and outdoes
+            nothing.
         indifference: a share, from 0 to below 1.
 
     Returns:
@@ -112,6 +113,7 @@ def front_masks(values: npt.NDArray[np.float64], indifference: float = 0.0) -> t
     for start in range(0, tables, step):
         block = values[start : start + step]
         known: Mask = np.asarray(np.isfinite(block).all(axis=2), dtype=np.bool_)
+        block = np.where(known[:, :, None], block, np.nan)
         undecided = known & ~_beaten(known, _outdone(block, 0.0))
         outdone = _outdone(block, indifference)
         kept = np.zeros_like(undecided)
