@@ -96,8 +96,8 @@ def front_masks(values: npt.NDArray[np.float64], indifference: float = 0.0) -> t
     point of it outdoes. With an indifference of 0 both are the front of exact dominance.
 
     Args:
-        values: (tables, candidates, objectives), less is better; one with a value that is not finite is neither, and outdoes
-            nothing.
+        values: (tables, candidates, objectives), less is better; one with a value that is not finite is neither, and
+            outdoes nothing.
         indifference: a share, from 0 to below 1.
 
     Returns:
