@@ -74,7 +74,7 @@ def results_sections(folder: Path, summary: pd.DataFrame) -> dict[str, list[Sect
         "moving": [moving_section(points, OBJECTIVES)],
         "certainty": [certainty_section(summary, probability, OBJECTIVES)],
         "regret": regret_sections(points, OBJECTIVES),
-        "backends": [backends_section(points)],
+        "backends": [backends_section(summary, points)],
         "decomposition": [Section("Where the time goes", _DECOMPOSITION, parts, name="decomposition")],
         "points": [points_section(points)],
         "steadiness": [steadiness_section(summary)],

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import pandas as pd
 
 from pplib.analysis.attainment import attainment
+from pplib.analysis.estimated.differences import paired_differences
 from pplib.analysis.estimated.uncertainty import ties
 from pplib.analysis.links import link_table
 from pplib.analysis.repeats import POINT_KEYS
 from pplib.analysis.required_columns import require_columns
 from pplib.analysis.robust import on_several_links, regret_table
 from pplib.analysis.stability import noise, unstable_trials, worst_trials
-from pplib.columns import INDIFFERENCE, quantity
+from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.view.charts.attainment import attainment_chart
 from pplib.view.charts.backends import backend_chart
 from pplib.view.charts.front_by_link import fronts_by_link_chart
 from pplib.view.charts.regret import regret_chart
+from pplib.view.difference_words import difference_lines
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, points_table, requested_and_measured
 
@@ -80,16 +83,19 @@ def links_section(summary: pd.DataFrame) -> Section:
     return Section(title, _LINKS + (_TUNNELLED if tunnelled else ""), table=requested_and_measured(links))
 
 
-def backends_section(points: pd.DataFrame) -> Section:
-    """Latency and throughput of the backends side by side; without a chart where there is one backend.
+def backends_section(summary: pd.DataFrame, points: pd.DataFrame) -> Section:
+    """The backends side by side, and how they differ in words; without a chart where there is one backend.
 
     Args:
+        summary: one row per trial, the columns of `summary.csv`.
         points: one row per configuration and point, see `point_table`.
     """
     title, names = "The backends side by side", sorted(points["backend"].astype("str").unique())
     if len(names) < 2:
         return Section(title, f"These results hold one backend, {', '.join(names)}: there is nothing beside it.")
-    return Section(title, _BACKENDS, backend_chart(points), name="backends")
+    hops = [name for name in summary.columns if re.fullmatch(r"hop\d+_transfer_s", name)]
+    lines = difference_lines(paired_differences(summary, [*OBJECTIVES, *hops]))
+    return Section(title, "\n\n".join([_BACKENDS, *lines]), backend_chart(points), name="backends")
 
 
 def certainty_section(summary: pd.DataFrame, probability: pd.DataFrame, objectives: Mapping[str, str]) -> Section:
@@ -171,7 +177,10 @@ def regret_sections(points: pd.DataFrame, objectives: Mapping[str, str]) -> list
     return found
 
 
-_BACKENDS = "Both backends run the same stages with the same timers; what differs is the hop between the devices."
+_BACKENDS = (
+    "Both backends run the same stages with the same timers; what differs is the hop between the devices. Differences "
+    "are medians over the cuts, measured in turns and compared in pairs, with 95 % intervals."
+)
 _CERTAINTY = (
     "What another sweep might have found is drawn a thousand times from the differences between repeats, the devices' "
     "speed, which is common to the points, aside: the probability is how often the point is then on the front or as "

@@ -86,7 +86,9 @@ def load(path: Path, target: nn.Module | None = None) -> nn.Module:
 
 def same(one: nn.Module, state: dict[str, torch.Tensor]) -> bool:
     counts = "num_batches_tracked"  # of no use in eval mode, and left as they are where they are missing
-    return all(torch.equal(value, state[key]) for key, value in one.state_dict().items() if counts not in key)
+    return all(
+        torch.equal(value.cpu(), state[key].cpu()) for key, value in one.state_dict().items() if counts not in key
+    )
 
 
 def under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from pplib.errors import WorkerError
-from pplib.pipeline.monitor.host import describe_host
+from pplib.pipeline.monitor.host import describe_host, gpu_name
 from pplib.pipeline.stage.runners import AcceleratorRunner, CpuRunner, use_ieee_precision
 from pplib.pipeline.wire.plan import PipelinePlan, TensorSpec
 from tests.pipeline.test_stage_loop import pipeline
@@ -101,3 +103,17 @@ def test_float32_is_float32_on_every_device_and_the_record_says_so_whatever_was_
     assert describe_host()["fp32_precision"] == "ieee"
     assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
     assert torch.backends.cudnn.rnn.fp32_precision == torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+
+
+def test_a_gpu_that_is_not_there_is_told_with_those_that_are():
+    def seeing(*names):
+        return SimpleNamespace(
+            is_available=lambda: bool(names), device_count=lambda: len(names), get_device_name=lambda i: names[i]
+        )
+
+    assert gpu_name("cuda", seeing("H100", "A2")) == "H100"
+    assert gpu_name("cuda:1", seeing("H100", "A2")) == "A2"
+    with pytest.raises(WorkerError, match=r"torch_device cuda:2: no such GPU: .* sees 2 CUDA devices: choose cuda:0 "):
+        gpu_name("cuda:2", seeing("H100", "A2"))
+    with pytest.raises(WorkerError, match="sees no CUDA devices: it needs a build with CUDA, and NVIDIA's driver"):
+        gpu_name("cuda:0", seeing())

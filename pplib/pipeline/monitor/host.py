@@ -9,11 +9,13 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 from pplib import ROOT, __version__
+from pplib.errors import WorkerError
 
 
 @functools.cache
@@ -42,8 +44,30 @@ def describe_host(torch_device: str = "cpu") -> dict[str, str | int | float]:
         "torch_device": torch_device,
     }
     if torch_device != "cpu":
-        facts["gpu"] = torch.cuda.get_device_name(torch_device)
+        facts["gpu"] = gpu_name(torch_device)
     return facts
+
+
+def gpu_name(torch_device: str, cuda: Any = torch.cuda) -> str:
+    """The name of the GPU that `cuda` or `cuda:N` means.
+
+    Args:
+        torch_device: as in the device file.
+        cuda: a module like torch.cuda, for tests.
+
+    Raises:
+        WorkerError: there is no such GPU.
+    """
+    count = cuda.device_count() if cuda.is_available() else 0
+    index = torch.device(torch_device).index or 0
+    if index < count:
+        return str(cuda.get_device_name(index))
+    seen = ", ".join(f"cuda:{i} ({cuda.get_device_name(i)})" for i in range(count))
+    advice = f"choose {seen}, or cpu" if count else "it needs a build with CUDA, and NVIDIA's driver; or use cpu"
+    raise WorkerError(
+        f"torch_device {torch_device}: no such GPU: PyTorch {torch.__version__} sees {count or 'no'} CUDA "
+        f"device{'' if count == 1 else 's'}: {advice}"
+    )
 
 
 @functools.cache

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import IO
 
@@ -219,7 +220,9 @@ def _fork(asked: socket.socket, loaded: Sequence[tuple[int, int]], tell: dict[in
     *pipes, ending = fds
     order = msgspec.json.decode(content, type=Order)
     try:
-        pid = os.fork()
+        with warnings.catch_warnings():  # threads of libraries (allocators) are idle here; of ours there are none
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            pid = os.fork()
     except OSError as exc:
         pid = -(exc.errno or 1)
     if pid == 0:
