@@ -1,4 +1,4 @@
-"""The one command: `paretopipe sweep|check|setup|cache|clean|lab`, the same as `python -m pplib ...`."""
+"""The one command: `paretopipe sweep|check|setup|compare|cache|clean|lab`, the same as `python -m pplib ...`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": ("pplib.sweep.job.grid_run", [], "GRID.yaml: measure what a grid has not yet, and write its report"),
     "check": ("pplib.devices.__main__", ["check"], "DEVICES.yaml: what is wrong with the devices, and what to do"),
     "setup": ("pplib.devices.__main__", ["setup"], "DEVICES.yaml: bring devices from a fresh system to ready"),
+    "compare": ("pplib.compare.__main__", [], "RUN RUN [...]: results side by side: does one confirm the other?"),
     "cache": ("pplib.cache.__main__", ["show"], "[--devices DEVICES.yaml]: the weights that are kept, here or there"),
     "clean": ("pplib.cache.__main__", ["empty"], "[--devices DEVICES.yaml]: say what would be freed, ask, and free it"),
     "lab": ("pplib.view.lab", [], "JupyterLab, at an index of the notebooks"),
@@ -21,7 +22,7 @@ COMMANDS = {
 
 def usage() -> str:
     """What `paretopipe --help` says."""
-    lines = [f"  {name:6} {text}" for name, (_, _, text) in COMMANDS.items()]
+    lines = [f"  {name:7} {text}" for name, (_, _, text) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: paretopipe COMMAND [ARGUMENTS]",

@@ -15,7 +15,7 @@ OLDER = {"sweep": "pplib.sweep", "check": "pplib.devices check", "setup": "pplib
 def test_help_names_every_command_and_imports_none_of_them(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(f"\n  {name:6} " in said for name in COMMANDS)
+    assert all(f"\n  {name:7} " in said for name in COMMANDS)
     code = "import sys; from pplib.__main__ import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
 

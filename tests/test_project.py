@@ -37,6 +37,7 @@ ROOMS = {
     ),
     "view": ({"", "analysis"}, ["charts", ""]),
     "sweep": ({"", "model", "pipeline", "testbed", "analysis", "view"}, ["", "job"]),
+    "compare": ({"", "analysis", "view", "sweep"}, [""]),
 }
 COMMAND_LINES = {"devices/__main__.py": {"testbed"}, "cache/devices.py": {"testbed"}, "sweep/__main__.py": {"job"}}
 

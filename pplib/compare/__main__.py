@@ -1,0 +1,33 @@
+"""`paretopipe compare RUN RUN [...]`; the same as `python -m pplib.compare`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pplib.compare.runs import read_runs
+from pplib.compare.sections import comparison_sections
+from pplib.errors import ParetoPipeError
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib.compare") -> int:
+    """Print the comparison; the exit status is 1 where runs cannot be compared."""
+    name = "paretopipe compare" if prog == "paretopipe" else prog
+    parser = argparse.ArgumentParser(prog=name, description="Runs side by side: does one confirm the other?")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of results, as outputs/default")
+    try:
+        found = comparison_sections(read_runs(parser.parse_args(arguments).runs))
+    except (ParetoPipeError, OSError) as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return 1
+    for section in found:
+        sys.stdout.write(f"{section.title}\n\n{section.text}\n\n")
+        if section.table is not None:
+            sys.stdout.write(section.table.to_string(index=False, float_format="{:.3f}".format) + "\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What is told of runs side by side: for the command and for `compare.ipynb`."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pplib.analysis.estimated.replication import changes, front_replication, statement_replication
+from pplib.analysis.repeats import POINT_KEYS
+from pplib.columns import INDIFFERENCE, OBJECTIVES
+from pplib.compare.runs import Run
+from pplib.view.section import Section
+from pplib.view.tables import configuration_columns
+
+_FRONTS = (
+    "Of the points that a run calls on a front, what the other says. A point that one has on the front and the other "
+    "off it is contradicted; as good is one within 2 % or noise, not decided what is not off it for certain."
+)
+_CHANGES = (
+    "What all points of a configuration share is the devices' speed that day. Listed are the points that changed by "
+    "more than that and 2 %, beyond doubt: by which factor, and its 95 % interval."
+)
+
+
+def comparison_sections(runs: list[Run]) -> list[Section]:
+    """What they ran on, and the first beside every other."""
+    found = [_ran_on_section(runs)]
+    for other in runs[1:]:
+        found += [_replication_section(runs[0], other), _changes_section(runs[0], other)]
+    return found
+
+
+def _ran_on_section(runs: list[Run]) -> Section:
+    names = dict.fromkeys(name for run in runs for name in run.ran_on)
+    table = pd.DataFrame({run.name: [run.ran_on.get(name, "") for name in names] for run in runs})
+    table.insert(0, "what", list(names))
+    differing = table[table[[run.name for run in runs]].nunique(axis=1) > 1].reset_index(drop=True)
+    title = "What they ran on"
+    if differing.empty:
+        return Section(title, "Nothing that devices say of themselves differs.")
+    return Section(title, f"{len(differing)} of {len(table)} facts differ.", table=differing)
+
+
+def _replication_section(first: Run, other: Run) -> Section:
+    fronts = front_replication(first.summary, other.summary, OBJECTIVES, INDIFFERENCE)
+    said = statement_replication(first.summary, other.summary, list(OBJECTIVES))
+    against = int(fronts["contradicted"].sum())
+    score = 1 - against / len(fronts) if len(fronts) else float("nan")
+    text = (
+        f"Replicability {score:.0%}: of {len(fronts)} points that one of the two calls on a front, the other "
+        f"contradicts {against}. Of {said.stated} differences stated at 95 %, {said.turned} are the other way round in "
+        f"the other's estimates, and {said.opposed} in its statements."
+    )
+    table = fronts.rename(columns={"call_first": first.name, "call_second": other.name})
+    shown = [*configuration_columns(table), "partition_label", first.name, other.name]
+    return Section(f"{first.name} and {other.name}: the fronts", f"{text}\n\n{_FRONTS}", table=table[shown])
+
+
+def _changes_section(first: Run, other: Run) -> Section:
+    found = changes(first.summary, other.summary, list(OBJECTIVES))
+    keys = [key for key in POINT_KEYS if not key.startswith("partition")]
+    common = found.drop_duplicates([*keys, "column"])
+    told = [*configuration_columns(common), "column", "common"]
+    lines = [
+        f"{', '.join(str(row[key]) for key in told[:-1])}: all points {row['common'] - 1:+.1%}"
+        for row in common.to_dict("records")
+    ]
+    changed = found[(found["low"] > 1 + INDIFFERENCE) | (found["high"] < 1 - INDIFFERENCE)]
+    title = f"{first.name} and {other.name}: what changed"
+    more = "\n\n".join([_CHANGES, "; ".join(lines) + "."])
+    if changed.empty:
+        return Section(title, more + "\n\nNo point did.")
+    table = changed.assign(beyond=changed["ratio"] / changed["common"])
+    shown = [*configuration_columns(table), "partition_label", "column", "beyond", "low", "high"]
+    return Section(title, more, table=table[shown].reset_index(drop=True))
