@@ -222,6 +222,15 @@ def test_every_link_of_the_documentation_leads_somewhere(path):
         assert link.startswith("https://") or (path.parent / link).exists(), link
 
 
+def test_every_column_that_is_measured_has_its_method():
+    rows = [line for line in (ROOT / "METHODS.md").read_text().splitlines() if line.startswith("| `")]
+    told = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    assert len(told) == len(set(told)), "a column has one method"
+    assert set(told) == {one.name for one in COLUMNS} - set(PARAMETERS)
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert all(all(row) for row in cells), "nothing is left empty: - where there is nothing to tell"
+
+
 def test_the_page_of_columns_is_what_the_list_of_columns_says():
     assert (ROOT / "docs" / "columns.md").read_text() == page(), "python -m pplib.columns > docs/columns.md"
     names = [one.name for one in COLUMNS]
