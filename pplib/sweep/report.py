@@ -123,9 +123,8 @@ _FRONT = (
     "better on one, and none is more than 2 % better on one and within 2 % on the other. Latency runs from the moment "
     "the first device takes a microbatch up until the last device has its output; throughput is the steady rate of "
     "images at the last device. Points are estimates at the usual speed of the devices, which all trials tell "
-    "together. A bar is always the range of the repeats as measured; in the tables it stands in brackets beside the "
-    "estimate. Beside it is a 95 % interval: how far another sweep might be from it, but for what is common to all "
-    "points."
+    "together. A bar is the 95 % interval: how far another sweep might be from it, but for what is common to all "
+    "points. In the tables it stands beside the estimate; in brackets is the range of the repeats as measured."
 )
 _DECOMPOSITION = (
     "The parts of the mean latency at every cut, from the repeat whose latency is the median, so that they add up."

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from pplib.analysis.attainment import attainment
+from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import front_probability
 from pplib.analysis.robust import minimax_regret
 from pplib.analysis.statistics import fronts, point_table
@@ -66,6 +67,16 @@ def test_only_points_on_the_front_carry_range_bars(points):
     rules = [layer for layer, _ in layers_of(spec) if layer["mark"]["type"] == "rule"]
     assert len(rules) == 2
     assert all({"filter": "datum.on_front"} in layer["transform"] for layer in rules)
+
+
+def test_bars_are_intervals_where_they_are_known_and_else_the_range_of_repeats(summary, points):
+    known = point_estimates(summary, resamples=50)
+    for table, low, high in ((points, "min", "max"), (known, "low", "high")):
+        rows = [row for row in rows_of(charts.front_chart(table).to_dict()) if "x_min" in row]
+        drawn = sorted((row["y_min"], row["y_max"]) for row in rows)
+        column = table[table["throughput_img_s"].notna()]
+        expected = sorted(zip(column[f"throughput_img_s_{low}"], column[f"throughput_img_s_{high}"], strict=True))
+        assert np.allclose(drawn, expected)
 
 
 def test_marks_show_the_probability_and_the_tooltip_says_it(points, probability):

@@ -8,13 +8,13 @@ import pandas as pd
 from pplib.analysis.required_columns import numeric_column
 from pplib.columns import OBJECTIVES, quantity
 from pplib.errors import FrameError
-from pplib.view.charts.series import Panel, label_axis, labels_in_order, palette, panels, with_series
+from pplib.view.charts.series import Panel, bar_ends, label_axis, labels_in_order, palette, panels, with_series
 
 
 def backend_chart(points: pd.DataFrame, width: int = 440, height: int = 220) -> alt.TopLevelMixin:
     """Latency and throughput over the partition point; one column per in-flight depth.
 
-    Lines are medians, bars the range over repeats. Depths share the vertical axis, so that they can
+    Bars are intervals, or the range of repeats where there are none. Depths share the vertical axis, so that they can
     be compared. One block per model x link (and whatever else differs).
 
     Args:
@@ -45,13 +45,14 @@ def _block(panel: Panel, colours: tuple[list[str], list[str]], width: int, heigh
         drawn = []
         for depth in depths:
             chosen = panel.rows[panel.rows["in_flight"] == depth]
+            low, high = bar_ends(chosen, name)
             data = pd.DataFrame(
                 {
                     "partition_label": chosen["partition_label"].astype("str"),
                     "series": chosen["series"],
                     "value": measure.shown(chosen[name]),
-                    "low": measure.shown(chosen.get(f"{name}_min", chosen[name])),
-                    "high": measure.shown(chosen.get(f"{name}_max", chosen[name])),
+                    "low": measure.shown(low),
+                    "high": measure.shown(high),
                 }
             )
             data["rank"] = data["partition_label"].map(order.index)

@@ -14,7 +14,7 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
 from pplib.columns import INDIFFERENCE, OBJECTIVES, Quantity, direction, quantity
 from pplib.errors import FrameError
 from pplib.view.charts.labels import Axis, axis_over, place_labels
-from pplib.view.charts.series import Panel, palette, panels, with_series
+from pplib.view.charts.series import Panel, bar_ends, palette, panels, with_series
 
 _APART = alt.Axis(labelSeparation=5)
 _SIZE = 70
@@ -30,15 +30,15 @@ def front_chart(
 ) -> alt.TopLevelMixin:
     """All partition points pale, each configuration's front strong, joined and labelled.
 
-    The stairs are what a front attains: to their worse side every point is dominated. Bars are the
-    range over repeats, of the points on the front. One panel per model x link (and whatever else
-    differs); backend and in-flight depth are colours.
+    The stairs are what a front attains: to their worse side every point is dominated. Bars are the intervals of the
+    points on the front, or the range of their repeats where there are none. One panel per model x link (and whatever
+    else differs); backend and in-flight depth are colours.
 
     Args:
         points: one row per configuration and point, see `point_table`.
         objectives: two columns; a mapping gives their directions, else the column's usual one.
         probability: see `front_probability`: then the larger and stronger a mark, the likelier it is on
-            the front of its configuration. Names, bars and stairs stay those of the medians' front.
+            the front of its configuration. Names, bars and stairs are those of what it calls on the front.
         width: of a panel, pixels.
         height: of a panel, pixels.
 
@@ -85,7 +85,7 @@ def series_title(panel: Panel) -> str:
 def prepared_points(
     points: pd.DataFrame, objectives: Sequence[str] | Mapping[str, str], probability: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, tuple[Quantity, Quantity]]:
-    """Measured rows with `on_front`, the two measures in display units (`x`, `y`) and their ranges."""
+    """Measured rows with `on_front`, the two measures in display units (`x`, `y`) and their bars."""
     names = list(objectives)
     if len(names) != 2:
         raise FrameError(f"objectives: a picture of a front needs two columns, got {names}")
@@ -100,9 +100,8 @@ def prepared_points(
     measures = (quantity(names[0]), quantity(names[1]))
     for field, measure in zip(("x", "y"), measures, strict=True):
         frame[field] = measure.shown(frame[measure.column])
-        for end in ("min", "max"):
-            column = f"{measure.column}_{end}"
-            frame[f"{field}_{end}"] = measure.shown(frame[column] if column in frame else frame[measure.column])
+        for end, values in zip(("min", "max"), bar_ends(frame, measure.column), strict=True):
+            frame[f"{field}_{end}"] = measure.shown(values)
     frame["point"] = frame["partition_label"].astype("str")
     if "partition_name" in frame:
         frame["point"] += " " + frame["partition_name"].astype("str")

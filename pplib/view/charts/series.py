@@ -91,3 +91,17 @@ def _word(key: str, value: object) -> str:
     if key == "optimize":
         return "optimized" if value else "not optimized"
     return f"{key.replace('_', ' ')} {value}"
+
+
+def bar_ends(rows: pd.DataFrame, name: str) -> tuple[pd.Series[float], pd.Series[float]]:
+    """The ends of the bars of a column: its interval where one is known, else the range of its repeats, or nothing.
+
+    Args:
+        rows: one per point, see `point_estimates` and `point_table`.
+        name: of the column.
+    """
+    ends = []
+    for known, seen in (("low", "min"), ("high", "max")):
+        measured = rows.get(f"{name}_{seen}", rows[name])
+        ends.append(rows[f"{name}_{known}"].fillna(measured) if f"{name}_{known}" in rows else measured)
+    return ends[0], ends[1]
