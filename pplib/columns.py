@@ -19,7 +19,7 @@ INDIFFERENCE = 0.02
 """What difference between two points does not matter, as a share."""
 
 
-OF_ALL_TRIALS = {"partition_points", "repeats", "output_dir", "variant"}
+OF_ALL_TRIALS = {"partition_points", "repeats", "max_repeats", "max_minutes", "output_dir", "variant"}
 """Parameters of a configuration that are no column: a row has its own point and repeat, and lies where it lies."""
 
 

@@ -20,10 +20,12 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Backend = Literal["socket", "rpc"]
 Granularity = Literal["block", "layer"]
 Points = Literal["all", "auto", "even"] | list[int | list[int]]
+Repeats = Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
 LINKS_FILE = "params/links.yaml"
 WARMUP_MICROBATCHES = 3
 LEAST_MICROBATCHES = 3
+FIRST_REPEATS = 2  # of every point, where those after them depend on what they say
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +36,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     `max_trial_s` ends a trial over a slow link about then, with fewer images, but at least
     `LEAST_MICROBATCHES` measured microbatches; the record says how many (`num_microbatches`).
+
+    With `repeats: auto` every point is measured `FIRST_REPEATS` times, then those of which it is not decided whether
+    they are on the front once more, until it is, up to `max_repeats`, or until `max_minutes` have passed.
 
     `variant` ends the name of the results' folder; a grid gives it where lists vary what names do not tell.
     """
@@ -52,7 +57,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     link: str = "none"
     in_flight: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 1
     max_trial_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    repeats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 3
+    repeats: Repeats = 3
+    max_repeats: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 10
+    max_minutes: Annotated[float, msgspec.Meta(gt=0)] | None = None
     devices: str = "params/devices/local.yaml"
     optimize: bool = True
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -63,6 +70,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def num_microbatches(self) -> int:
         """Measured microbatches of one trial."""
         return self.num_images // self.batch_size
+
+    @property
+    def first_repeats(self) -> int:
+        """Trials that every point gets."""
+        return FIRST_REPEATS if self.repeats == "auto" else self.repeats
 
     @property
     def cooldown(self) -> int:
@@ -124,7 +136,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def measured(self) -> dict[str, Any]:
         """The parameters that decide what a trial measures; results of unlike ones never mix."""
-        skipped = {"name", "output_dir", "variant", "partition_points", "repeats", "devices"}
+        skipped = {"name", "output_dir", "variant", "partition_points", "devices"}
+        skipped |= {"repeats", "max_repeats", "max_minutes"}
         return {key: value for key, value in self.as_dict().items() if key not in skipped}
 
     def as_dict(self) -> dict[str, Any]:

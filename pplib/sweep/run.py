@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from pplib.config import Configuration
-from pplib.errors import ParetoPipeError, TrialError, WorkerError
+from pplib.errors import ParetoPipeError, TrialError
 from pplib.files.lock import sole_sweep
-from pplib.links import HopMeasurement, LinkProfile, LinkRecord, deviations
+from pplib.links import HopMeasurement, LinkProfile, LinkRecord
 from pplib.pipeline.coordinator.client import WorkerLost
 from pplib.pipeline.coordinator.coordinator import Coordinator
-from pplib.pipeline.coordinator.link_measurement import measure_link
+from pplib.pipeline.coordinator.link_measurement import measure_until_right
 from pplib.records import TrialRecord, point_label, trial_path, write_record
 from pplib.sweep.auto import store_choice
 from pplib.sweep.claim import claim_folder, hardware
 from pplib.sweep.experiment import Experiment, proven
 from pplib.sweep.progress import State, Told
 from pplib.sweep.results import summary_frame
-from pplib.sweep.schedule import Trial, interleaved, missing_trials
+from pplib.sweep.schedule import Trial, interleaved, missing_trials, next_round, note_decided
 from pplib.sweep.speeds import is_settled, settle, time_stages
 from pplib.sweep.trial import provide, run_trial, verified
 from pplib.testbed.session import Session, workers_up
 
 MEASURED = "PARETOPIPE_MEASURED"  # of the environment: the command has measured, its notebooks show what there is
 MAX_FAILURES_IN_A_ROW = 3
-LINK_ATTEMPTS = 6  # half a minute in which the machine is busy with something else is no wrong link
 
 Failed = Callable[[Configuration, ParetoPipeError], None]
 """Is told of a configuration that is given up; the others go on, unless it raises."""
@@ -61,20 +61,40 @@ def run_together(experiments: Sequence[Experiment], tell: Told, failed: Failed) 
         ParetoPipeError: a worker cannot be brought back, results cannot be written.
     """
     with sole_sweep([one.config.folder for one in experiments]), contextlib.ExitStack() as stack:
-        ready, todo = list[Experiment](), dict[str, list[Trial]]()
+        ready, todo, begun = dict[str, Experiment](), dict[str, list[Trial]](), time.monotonic()
+
+        def given_up(config: Configuration, error: ParetoPipeError) -> None:
+            ready.pop(config.identity, None)
+            failed(config, error)
+
         for experiment in experiments:
             try:
                 one, trials = _begun(experiment, tell, stack)
             except ParetoPipeError as exc:
                 failed(experiment.config, exc)
                 continue
-            if trials:
-                ready.append(one)
-                todo[one.config.identity] = trials
-        if ready:
-            links = {one.config.identity: one.link.name for one in ready}
-            order = interleaved(todo, links, ready[0].config.seed)
-            _Measurement(ready, order, _store, _meet, tell, failed).run()
+            ready[one.config.identity], todo[one.config.identity] = one, trials
+        while True:
+            if not any(todo.values()):
+                minutes = (time.monotonic() - begun) / 60
+                todo = next_round([(one.config, one.points) for one in ready.values()], minutes)
+            now = dict[str, Experiment]()
+            for name in [one for one, trials in todo.items() if trials]:
+                try:
+                    now[name] = ready[name] = proven(ready[name], tell)
+                except ParetoPipeError as exc:
+                    given_up(ready[name].config, exc)
+            if not now:
+                break
+            order = interleaved(
+                {name: todo[name] for name in now},
+                {name: one.link.name for name, one in now.items()},
+                experiments[0].config.seed,
+            )
+            _Measurement(list(now.values()), order, _store, _meet, tell, given_up).run()
+            todo = {}
+        for one in ready.values():
+            note_decided(one.config)
 
 
 def run_once(experiment: Experiment) -> TrialRecord:
@@ -100,8 +120,7 @@ def _begun(experiment: Experiment, tell: Told, stack: contextlib.ExitStack) -> t
     experiment = _settled(experiment, tell, stack)
     if experiment.auto is not None:
         store_choice(config, experiment.auto)
-    todo = missing_trials(config, experiment.points)
-    return (proven(experiment, tell) if todo else experiment), todo
+    return experiment, missing_trials(config, experiment.points)
 
 
 def _settled(experiment: Experiment, tell: Told, stack: contextlib.ExitStack) -> Experiment:
@@ -218,8 +237,9 @@ class _Measurement:
                 continue
             del self._remaining[0]
             what = f" of {name}" if len(self._parts) > 1 else ""
-            repeats = part.experiment.config.repeats
-            self._say(f"measuring {point_label(trial.points)}{what}, repeat {trial.repeat + 1} of {repeats}", trial)
+            config = part.experiment.config
+            most = f"at most {config.max_repeats}" if config.repeats == "auto" else config.repeats
+            self._say(f"measuring {point_label(trial.points)}{what}, repeat {trial.repeat + 1} of {most}", trial)
             link = LinkRecord(profile=profile, engine=session.engine, tunnel=session.tunnel, before=before)
             record, error = run_trial(part.experiment, coordinator, trial, link, wrong)
             self._store(part.experiment, record)
@@ -236,7 +256,7 @@ class _Measurement:
     ) -> tuple[list[HopMeasurement], str]:
         """The link as measured, and what is wrong with it; trials since it was last measured are settled by that."""
         session.set_link(profile)
-        after, wrong = _measured_link(coordinator, profile)
+        after, wrong = measure_until_right(coordinator, profile)
         for part in self._parts.values():
             for record in part.unsettled:
                 self._store(part.experiment, verified(record, after, wrong))
@@ -274,25 +294,3 @@ class _Measurement:
 
 def _names(experiment: Experiment) -> str:
     return ", ".join(device.name for device in experiment.testbed.first(experiment.config.num_stages))
-
-
-def _measured_link(coordinator: Coordinator, profile: LinkProfile) -> tuple[list[HopMeasurement], str]:
-    """The hops as measured, and in what they are not as asked for, after some attempts.
-
-    Raises:
-        WorkerLost: a worker is gone; a link that is down is no error, but wrong.
-    """
-    hops, wrong = list[HopMeasurement](), ""
-    for _ in range(LINK_ATTEMPTS):
-        try:
-            hops = measure_link(coordinator, profile)
-        except WorkerLost:
-            raise
-        except WorkerError as exc:
-            hops, wrong = [], f"the link could not be measured: {exc}"
-            continue
-        found = deviations(profile, hops)
-        if not found:
-            return hops, ""
-        wrong = f"the link is not {profile.name}: {'; '.join(found)}"
-    return hops, wrong

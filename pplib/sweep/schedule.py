@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
+from pplib.analysis.estimated.uncertainty import CERTAINTY, UNDECIDED, front_probability
+from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
+from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.config import Configuration
-from pplib.sweep.results import is_done
+from pplib.records import trial_path, write_atomic
+from pplib.sweep.results import is_done, summary_frame
+
+DECIDED = "decided.json"  # with `repeats: auto`: nothing is left to be decided within these limits
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,78 @@ def schedule(points: Sequence[tuple[int, ...]], repeats: int, seed: int, name: s
 
 
 def missing_trials(config: Configuration, points: Sequence[tuple[int, ...]]) -> list[Trial]:
-    """What a run that is started again still has to do."""
-    return [
-        trial
-        for trial in schedule(points, config.repeats, config.seed, config.identity)
-        if not is_done(config, trial.points, trial.repeat)
-    ]
+    """What a run that is started again still has to do of what was asked for, or begun."""
+    asked = schedule(points, config.first_repeats, config.seed, config.identity)
+    known = {(trial.points, trial.repeat) for trial in asked}
+    for point in points if config.repeats == "auto" else ():
+        more = [(point, repeat) for repeat in range(begun(config, point)) if (point, repeat) not in known]
+        asked += [Trial(*one, len(asked) + i) for i, one in enumerate(more)]
+    return [trial for trial in asked if not is_done(config, trial.points, trial.repeat)]
+
+
+def begun(config: Configuration, point: tuple[int, ...]) -> int:
+    """How many repeats of a point there are, ok or not."""
+    return next(n for n in itertools.count() if not trial_path(config.folder, point, n).exists())
+
+
+def next_round(
+    group: Sequence[tuple[Configuration, Sequence[tuple[int, ...]]]], minutes: float
+) -> dict[str, list[Trial]]:
+    """One more trial of every point of which it is not decided whether it is on its front.
+
+    Decided is what is as good as the front in 95 % of what other sweeps might find, or in at most 5 %. What may not be
+    repeated more often, or for longer, stays as it is.
+
+    Args:
+        group: configurations that were measured together, and their partitions.
+        minutes: since they were begun.
+
+    Returns:
+        Trials by the name of their configuration.
+    """
+    open_ones = [(config, points) for config, points in group if _may_go_on(config, minutes)]
+    if not open_ones:
+        return {}
+    frames = [summary_frame(config.folder).assign(setup="", identity=config.identity) for config, _ in group]
+    frame = pd.concat(frames, ignore_index=True)
+    names = frame.drop_duplicates(CONFIGURATION_KEYS).set_index(CONFIGURATION_KEYS)["identity"]
+    sure = front_probability(frame, OBJECTIVES, indifference=INDIFFERENCE)
+    sure = sure[(sure["front_probability"] >= UNDECIDED) & (sure["front_probability"] < CERTAINTY)]
+    undecided = {
+        (str(names[tuple(row[key] for key in CONFIGURATION_KEYS)]), partition_key(row["partition_point"]))
+        for row in sure.to_dict("records")
+    }
+    found: dict[str, list[Trial]] = {}
+    for config, points in open_ones:
+        again = [point for point in points if (config.identity, point) in undecided]
+        random.Random(f"{config.seed}-{config.identity}-{minutes}").shuffle(again)
+        repeats = [(point, begun(config, point)) for point in again]
+        done = len(points) * config.first_repeats
+        found[config.identity] = [
+            Trial(point, repeat, done + i) for i, (point, repeat) in enumerate(repeats) if repeat < config.max_repeats
+        ]
+    return found
+
+
+def _may_go_on(config: Configuration, minutes: float) -> bool:
+    late = config.max_minutes is not None and minutes >= config.max_minutes
+    return config.repeats == "auto" and not late and not is_decided(config)
+
+
+def note_decided(config: Configuration) -> None:
+    """Keep that no point of a configuration wants, or may have, another repeat."""
+    if config.repeats == "auto":
+        write_atomic(config.folder / DECIDED, _limits(config).encode())
+
+
+def is_decided(config: Configuration) -> bool:
+    """Whether nothing is left to be decided, within the limits of this configuration."""
+    path = config.folder / DECIDED
+    return config.repeats != "auto" or (path.is_file() and path.read_text() == _limits(config))
+
+
+def _limits(config: Configuration) -> str:
+    return f'{{"max_repeats": {config.max_repeats}, "max_minutes": {config.max_minutes or "null"}}}\n'
 
 
 def interleaved(todo: Mapping[str, Sequence[Trial]], links: Mapping[str, str], seed: int) -> list[tuple[str, Trial]]:

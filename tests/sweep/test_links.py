@@ -8,8 +8,8 @@ import pytest
 from pplib.config import configuration
 from pplib.errors import ConfigError, OutputError, TrialError
 from pplib.links import Direction, HopMeasurement, LinkProfile, deviations
+from pplib.pipeline.coordinator import link_measurement
 from pplib.records import read_record, trial_path, write_record
-from pplib.sweep import run as sweep
 from pplib.sweep.experiment import prepare
 from pplib.sweep.results import timeline_frame
 from pplib.sweep.run import run_missing, run_once
@@ -99,7 +99,7 @@ def hop(rtt_s=0.004, forward=1e9, backward=1e9):
 
 
 def test_a_link_that_is_wrong_from_the_start_fails_every_trial_with_the_figures(run, tiny, shared_link, monkeypatch):
-    monkeypatch.setattr(sweep, "measure_link", lambda coordinator, profile: [hop(rtt_s=0.008)])
+    monkeypatch.setattr(link_measurement, "measure_link", lambda coordinator, profile: [hop(rtt_s=0.008)])
     with pytest.raises(TrialError, match=r"the link is not near: hop 0: round trip 8\.000 ms, requested 4\.000 ms"):
         run(link="near")
     records = read_records(prepare(configuration({**tiny, "link": "near"})).config.folder)
@@ -111,8 +111,8 @@ def test_a_link_that_is_wrong_from_the_start_fails_every_trial_with_the_figures(
 def test_a_link_that_went_wrong_on_the_way_fails_the_trials_since_it_was_last_right(
     run, tiny, shared_link, monkeypatch
 ):
-    measured = iter([[hop()], [hop()], *[[hop(rtt_s=0.02)]] * sweep.LINK_ATTEMPTS])
-    monkeypatch.setattr(sweep, "measure_link", lambda coordinator, profile: next(measured))
+    measured = iter([[hop()], [hop()], *[[hop(rtt_s=0.02)]] * link_measurement.ATTEMPTS])
+    monkeypatch.setattr(link_measurement, "measure_link", lambda coordinator, profile: next(measured))
     with pytest.raises(TrialError, match=r"near: hop 0: round trip 20\.000 ms, requested 4\.000 ms \(start again"):
         run(link="near", repeats=2)
     config = configuration({**tiny, "link": "near", "repeats": 2})

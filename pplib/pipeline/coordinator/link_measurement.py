@@ -9,11 +9,14 @@ from typing import Literal
 import numpy as np
 
 from pplib import limits
-from pplib.links import Direction, HopMeasurement, LinkProfile, queue_bytes
+from pplib.errors import WorkerError
+from pplib.links import Direction, HopMeasurement, LinkProfile, deviations, queue_bytes
+from pplib.pipeline.coordinator.client import WorkerLost
 from pplib.pipeline.coordinator.coordinator import Coordinator
 from pplib.pipeline.wire.messages import Probe, Probed
 
 ECHO_S = 2.0
+ATTEMPTS = 6  # half a minute in which the machine is busy with something else is no wrong link
 SETTLE_S, WINDOW_S = 0.5, 1.5  # where a rate is to be verified
 SETTLE_ROUND_TRIPS, WINDOW_ROUND_TRIPS = 8, 4  # TCP needs some to find its pace
 
@@ -29,6 +32,28 @@ def measure_link(coordinator: Coordinator, profile: LinkProfile) -> list[HopMeas
         WorkerError: two neighbours could not talk over the link.
     """
     return [_measure_hop(coordinator, hop, profile) for hop in itertools.pairwise(range(len(coordinator.workers)))]
+
+
+def measure_until_right(coordinator: Coordinator, profile: LinkProfile) -> tuple[list[HopMeasurement], str]:
+    """The hops as measured, and in what they are not as asked for, after some attempts.
+
+    Raises:
+        WorkerLost: a worker is gone; a link that is down is no error, but wrong.
+    """
+    hops, wrong = list[HopMeasurement](), ""
+    for _ in range(ATTEMPTS):
+        try:
+            hops = measure_link(coordinator, profile)
+        except WorkerLost:
+            raise
+        except WorkerError as exc:
+            hops, wrong = [], f"the link could not be measured: {exc}"
+            continue
+        found = deviations(profile, hops)
+        if not found:
+            return hops, ""
+        wrong = f"the link is not {profile.name}: {'; '.join(found)}"
+    return hops, wrong
 
 
 def _measure_hop(coordinator: Coordinator, hop: tuple[int, int], profile: LinkProfile) -> HopMeasurement:

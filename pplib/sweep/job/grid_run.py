@@ -27,7 +27,7 @@ from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder, execute
 from pplib.sweep.progress import Board, Told, board
 from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary, write_summary
 from pplib.sweep.run import MEASURED, run_together
-from pplib.sweep.schedule import missing_trials
+from pplib.sweep.schedule import is_decided, missing_trials
 from pplib.testbed.emulation.namespaces import choose_engine
 from pplib.testbed.session import Session, check_rpc_network, workers_up
 
@@ -130,7 +130,9 @@ def _planned(
 
 def _missing(config: Configuration, points: list[tuple[int, ...]]) -> int:
     """How many trials are to be done."""
-    return len(missing_trials(config, points)) if points else config.repeats
+    if not points:
+        return config.first_repeats
+    return len(missing_trials(config, points)) or (0 if is_decided(config) else 1)
 
 
 def _groups(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
