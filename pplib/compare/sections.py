@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from pplib.analysis.estimated.replication import changes, front_replication, statement_replication
-from pplib.analysis.repeats import POINT_KEYS
-from pplib.columns import INDIFFERENCE, OBJECTIVES
+from pplib.analysis.statistics import CONFIGURATION_KEYS
+from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.compare.runs import Run
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns
@@ -57,16 +57,16 @@ def _replication_section(first: Run, other: Run) -> Section:
 
 def _changes_section(first: Run, other: Run) -> Section:
     found = changes(first.summary, other.summary, list(OBJECTIVES))
-    keys = [key for key in POINT_KEYS if not key.startswith("partition")]
-    common = found.drop_duplicates([*keys, "column"])
-    told = [*configuration_columns(common), "column", "common"]
-    lines = [
-        f"{', '.join(str(row[key]) for key in told[:-1])}: all points {row['common'] - 1:+.1%}"
-        for row in common.to_dict("records")
-    ]
+    found["column"] = [quantity(str(name)).name for name in found["column"]]
+    lines = []
+    telling = [key for key in CONFIGURATION_KEYS if key in ("backend", "in_flight") or found[key].nunique() > 1]
+    for values, rows in found.groupby(telling, sort=False, dropna=False):
+        named = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in zip(telling, values, strict=True))
+        told = [f"{name} {one['common'].iloc[0] - 1:+.1%}" for name, one in rows.groupby("column", sort=False)]
+        lines.append(f"All points of {named}: {', '.join(told)}.")
     changed = found[(found["low"] > 1 + INDIFFERENCE) | (found["high"] < 1 - INDIFFERENCE)]
     title = f"{first.name} and {other.name}: what changed"
-    more = "\n\n".join([_CHANGES, "; ".join(lines) + "."])
+    more = "\n\n".join([_CHANGES, *lines])
     if changed.empty:
         return Section(title, more + "\n\nNo point did.")
     table = changed.assign(beyond=changed["ratio"] / changed["common"])

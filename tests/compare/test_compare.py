@@ -62,7 +62,7 @@ def test_the_command_compares_folders_and_tells_what_they_ran_on(write, tmp_path
     said = capsys.readouterr().out
     assert "What they ran on" in said and "another" in said
     assert "one and other: the fronts\n\nReplicability " in said
-    assert "latency_s: all points " in said
+    assert "\nAll points of backend socket, in flight 1: latency " in said
 
 
 def test_runs_that_measured_unlike_things_are_refused_with_what_differs(write, tmp_path, capsys):  # noqa: F811

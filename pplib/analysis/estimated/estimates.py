@@ -105,7 +105,7 @@ class _Summary:
         return isinstance(other, _Summary) and self._text == other._text
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _remembered(summary: _Summary, columns: tuple[str, ...], resamples: int, seed: int) -> list[Estimates]:
     trials = summary.trials
     levels = stage_levels(trials, resamples, seed)
