@@ -30,10 +30,17 @@ def test_a_stage_that_runs_out_of_memory_says_so_and_which_it_is(allocate):
 
 
 def test_what_is_no_lack_of_memory_passes_as_it_is():
-    for error in (RuntimeError("no such operator"), WeightsError("damaged"), OSError(2, "no such file")):
+    missing = ImportError("No module named 'x'")
+    for error in (RuntimeError("no such operator"), WeightsError("damaged"), OSError(2, "no such file"), missing):
         with pytest.raises(type(error)) as caught, memory_for("stage 0"):
             raise error
         assert caught.value is error
+
+
+def test_a_library_that_finds_no_room_when_it_is_loaded_is_lack_of_memory():
+    said = "lib-dynload/_lsprof.so: failed to map segment from shared object"
+    with pytest.raises(WorkerError, match=r"^stage 1: out of memory \(.*failed to map segment"), memory_for("stage 1"):
+        raise ImportError(said)
 
 
 def test_a_stage_whose_threads_do_not_come_up_fails_with_memory_as_the_cause(monkeypatch):

@@ -14,7 +14,10 @@ from pplib.errors import WeightsError, WorkerError
 # PyTorch, oneDNN, the kernel and the C++ library each have words of their own.
 NONE_LEFT = 71  # the exit status of a worker that has no memory left to go on with
 _ENOUGH_BYTES = 16 << 20  # for messages and the stacks of threads, without which a worker is none
-_SIGNS = ("allocate memory", "out of memory", "bad_alloc", "could not create a memory", "memoryerror")
+_SIGNS = (
+    *("allocate memory", "out of memory", "bad_alloc", "could not create a memory", "memoryerror"),
+    "failed to map segment",  # a library that is loaded only now
+)
 
 
 @contextlib.contextmanager
@@ -28,7 +31,7 @@ def memory_for(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError, OSError, WeightsError) as exc:
+    except (MemoryError, RuntimeError, OSError, ImportError, WeightsError) as exc:
         said = str(exc).strip().partition("\n")[0] or type(exc).__name__
         if not isinstance(exc, MemoryError) and not any(sign in str(exc).lower() for sign in _SIGNS):
             raise
