@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pplib.analysis.estimated.estimates import Estimates, estimates
+from pplib.analysis.estimated.estimates import Estimates, estimates, points_of_both
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.errors import FrameError
 
@@ -53,16 +53,10 @@ def paired_differences(
 
 
 def _differs(first: Estimates, second: Estimates, column: int, level: float) -> dict[str, float]:
-    place = {point.keys["partition_label"]: i for i, point in enumerate(second.points) if point.count}
-    pairs = [
-        (i, place[point.keys["partition_label"]])
-        for i, point in enumerate(first.points)
-        if point.count and point.keys["partition_label"] in place
-    ]
-    row: dict[str, float] = {"cuts": len(pairs)}
-    if not pairs:
+    mine, theirs = points_of_both(first, second)
+    row: dict[str, float] = {"cuts": len(mine)}
+    if not len(mine):
         return row
-    mine, theirs = np.array(pairs).T
     one, other = first.values[mine, column], second.values[theirs, column]
     drawn, others = first.draws[:, mine, column], second.draws[:, theirs, column]
     ends = ((1 - level) / 2, (1 + level) / 2)

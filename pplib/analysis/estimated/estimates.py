@@ -60,6 +60,14 @@ class Estimates:
         return {key: self.points[0].keys[key] for key in CONFIGURATION_KEYS}
 
 
+def points_of_both(first: Estimates, second: Estimates) -> tuple[Counts, Counts]:
+    """The places, in either, of the points that both have repeats of, in the order of the first."""
+    place = {point.keys["partition_label"]: i for i, point in enumerate(second.points) if point.count}
+    labels = [(i, point.keys["partition_label"]) for i, point in enumerate(first.points) if point.count]
+    pairs = np.array([(i, place[label]) for i, label in labels if label in place], dtype=np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
 def estimates(summary: pd.DataFrame, columns: Sequence[str], resamples: int = 2000, seed: int = 0) -> list[Estimates]:
     """The estimates of every configuration.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from pplib.analysis.estimated.estimates import Estimates, estimates
+from pplib.analysis.estimated.estimates import Estimates, estimates, points_of_both
 from pplib.analysis.estimated.uncertainty import UNDECIDED, front_probability, ties
 from pplib.analysis.repeats import POINT_KEYS, Numbers
 from pplib.analysis.statistics import CONFIGURATION_KEYS
@@ -93,14 +93,12 @@ def changes(first: pd.DataFrame, second: pd.DataFrame, columns: Sequence[str], l
         theirs = others.get(tuple(map(str, mine.keys.values())))
         if theirs is None:
             continue
-        place = {str(point.keys["partition_label"]): i for i, point in enumerate(theirs.points) if point.count}
-        pairs = [(i, place.get(str(one.keys["partition_label"]))) for i, one in enumerate(mine.points) if one.count]
-        at = np.array([(i, j) for i, j in pairs if j is not None]).reshape(-1, 2)
-        ratio = theirs.values[at[:, 1]] / mine.values[at[:, 0]]
-        drawn = theirs.draws[:, at[:, 1]] / mine.draws[:, at[:, 0]]
+        ours, yours = points_of_both(mine, theirs)
+        ratio = theirs.values[yours] / mine.values[ours]
+        drawn = theirs.draws[:, yours] / mine.draws[:, ours]
         for k, column in enumerate(columns):
-            common = float(np.median(ratio[:, k])) if len(at) else float("nan")
-            for one, (i, _) in enumerate(at):
+            common = float(np.median(ratio[:, k])) if len(ours) else float("nan")
+            for one, i in enumerate(ours):
                 low, high = np.quantile(drawn[:, one, k] / np.median(drawn[:, :, k], axis=1), ends)
                 row = {**mine.points[i].keys, "column": column, "ratio": float(ratio[one, k]), "common": common}
                 rows.append({**row, "low": float(low), "high": float(high)})
