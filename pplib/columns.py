@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pplib.config import PARAMETERS
+from pplib.config import PARAMETERS, Configuration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 """What a front is about where nothing else is asked for: column -> the better direction."""
 
-INDIFFERENCE = 0.02
-"""What difference between two points does not matter, as a share."""
+INDIFFERENCE = Configuration().indifference
+"""What difference between two points does not matter, as a share, where a reader says nothing else."""
 
-
-OF_ALL_TRIALS = {"partition_points", "repeats", "max_repeats", "max_minutes", "output_dir", "variant"}
+OF_ALL_TRIALS = {"partition_points", "repeats", "max_repeats", "max_minutes", "indifference", "output_dir", "variant"}
 """Parameters of a configuration that are no column: a row has its own point and repeat, and lies where it lies."""
 
 

@@ -40,6 +40,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     With `repeats: auto` every point is measured `FIRST_REPEATS` times, then those of which it is not decided whether
     they are on the front once more, until it is, up to `max_repeats`, or until `max_minutes` have passed.
 
+    `indifference` is the difference between two points that does not matter, as a share of their latency or throughput:
+    what it changes is what is said of the trials, not the trials.
+
     `variant` ends the name of the results' folder; a grid gives it where lists vary what names do not tell.
     """
 
@@ -60,6 +63,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     repeats: Repeats = 3
     max_repeats: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 10
     max_minutes: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    indifference: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.02
     devices: str = "params/devices/local.yaml"
     optimize: bool = True
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -137,7 +141,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def measured(self) -> dict[str, Any]:
         """The parameters that decide what a trial measures; results of unlike ones never mix."""
         skipped = {"name", "output_dir", "variant", "partition_points", "devices"}
-        skipped |= {"repeats", "max_repeats", "max_minutes"}
+        skipped |= {"repeats", "max_repeats", "max_minutes", "indifference"}
         return {key: value for key, value in self.as_dict().items() if key not in skipped}
 
     def as_dict(self) -> dict[str, Any]:

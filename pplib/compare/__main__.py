@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pplib.columns import INDIFFERENCE
 from pplib.compare.runs import read_runs
 from pplib.compare.sections import comparison_sections
 from pplib.errors import ParetoPipeError
@@ -17,8 +18,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib.co
     name = "paretopipe compare" if prog == "paretopipe" else prog
     parser = argparse.ArgumentParser(prog=name, description="Runs side by side: does one confirm the other?")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of results, as outputs/default")
+    words = "a difference that does not matter, as a share (default: %(default)s)"
+    parser.add_argument("--indifference", type=float, default=INDIFFERENCE, metavar="SHARE", help=words)
+    options = parser.parse_args(arguments)
     try:
-        found = comparison_sections(read_runs(parser.parse_args(arguments).runs))
+        found = comparison_sections(read_runs(options.runs), options.indifference)
     except (ParetoPipeError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import pandas as pd
 
+from pplib.analysis.estimated.device_ratios import device_ratios
 from pplib.analysis.estimated.replication import changes, front_replication, statement_replication
+from pplib.analysis.repeats import Numbers
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.compare.runs import Run
+from pplib.view.difference_words import percent
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns
 
 _FRONTS = (
     "Of the points that a run calls on a front, what the other says. A point that one has on the front and the other "
-    "off it is contradicted; as good is one within 2 % or noise, not decided what is not off it for certain."
+    "off it is contradicted; as good is one within {} or noise, not decided what is not off it for certain."
 )
 _CHANGES = (
     "What all points of a configuration share is the devices' speed that day. Listed are the points that changed by "
-    "more than that and 2 %, beyond doubt: by which factor, and its 95 % interval."
+    "more than that and {}, beyond doubt: by which factor, and its 95 % interval."
 )
 
 
-def comparison_sections(runs: list[Run]) -> list[Section]:
-    """What they ran on, and the first beside every other."""
+def comparison_sections(runs: list[Run], indifference: float = INDIFFERENCE) -> list[Section]:
+    """What they ran on, and the first beside every other.
+
+    Args:
+        runs: two or more, see `read_runs`.
+        indifference: what difference does not matter, as a share.
+    """
     found = [_ran_on_section(runs)]
     for other in runs[1:]:
-        found += [_replication_section(runs[0], other), _changes_section(runs[0], other)]
+        found += [_replication_section(runs[0], other, indifference), _changes_section(runs[0], other, indifference)]
     return found
 
 
@@ -40,8 +51,8 @@ def _ran_on_section(runs: list[Run]) -> Section:
     return Section(title, f"{len(differing)} of {len(table)} facts differ.", table=differing)
 
 
-def _replication_section(first: Run, other: Run) -> Section:
-    fronts = front_replication(first.summary, other.summary, OBJECTIVES, INDIFFERENCE)
+def _replication_section(first: Run, other: Run, indifference: float) -> Section:
+    fronts = front_replication(first.summary, other.summary, OBJECTIVES, indifference)
     said = statement_replication(first.summary, other.summary, list(OBJECTIVES))
     against = int(fronts["contradicted"].sum())
     score = 1 - against / len(fronts) if len(fronts) else float("nan")
@@ -52,10 +63,14 @@ def _replication_section(first: Run, other: Run) -> Section:
     )
     table = fronts.rename(columns={"call_first": first.name, "call_second": other.name})
     shown = [*configuration_columns(table), "partition_label", first.name, other.name]
-    return Section(f"{first.name} and {other.name}: the fronts", f"{text}\n\n{_FRONTS}", table=table[shown])
+    return Section(
+        f"{first.name} and {other.name}: the fronts",
+        f"{text}\n\n{_FRONTS.format(percent(indifference))}",
+        table=table[shown],
+    )
 
 
-def _changes_section(first: Run, other: Run) -> Section:
+def _changes_section(first: Run, other: Run, indifference: float) -> Section:
     found = changes(first.summary, other.summary, list(OBJECTIVES))
     found["column"] = [quantity(str(name)).name for name in found["column"]]
     lines = []
@@ -64,11 +79,31 @@ def _changes_section(first: Run, other: Run) -> Section:
         named = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in zip(telling, values, strict=True))
         told = [f"{name} {one['common'].iloc[0] - 1:+.1%}" for name, one in rows.groupby("column", sort=False)]
         lines.append(f"All points of {named}: {', '.join(told)}.")
-    changed = found[(found["low"] > 1 + INDIFFERENCE) | (found["high"] < 1 - INDIFFERENCE)]
+    lines += _device_changes(first, other)
+    changed = found[(found["low"] > 1 + indifference) | (found["high"] < 1 - indifference)]
     title = f"{first.name} and {other.name}: what changed"
-    more = "\n\n".join([_CHANGES, *lines])
+    more = "\n\n".join([_CHANGES.format(percent(indifference)), *lines])
     if changed.empty:
         return Section(title, more + "\n\nNo point did.")
     table = changed.assign(beyond=changed["ratio"] / changed["common"])
     shown = [*configuration_columns(table), "partition_label", "column", "beyond", "low", "high"]
     return Section(title, more, table=table[shown].reset_index(drop=True))
+
+
+def _device_changes(first: Run, other: Run) -> Iterator[str]:
+    """What devices take for the same work against the first of their pipeline: by how much that changed."""
+    both = pd.concat([first.summary.assign(setup="first"), other.summary.assign(setup="other")], ignore_index=True)
+    found = {(str({**one.keys, "setup": ""}), one.device, str(one.keys["setup"])): one for one in device_ratios(both)}
+    changes: dict[tuple[str, str], list[tuple[float, Numbers]]] = {}
+    for (keys, device, run), one in found.items():
+        theirs = found.get((keys, device, "other")) if run == "first" else None
+        if theirs is not None and theirs.against == one.against:
+            change = (np.log(theirs.ratio / one.ratio), np.log(theirs.draws / one.draws))
+            changes.setdefault((device, one.against), []).append(change)
+    for (device, against), each in changes.items():
+        ratio = np.exp(np.mean([value for value, _ in each]))
+        low, high = np.exp(np.quantile(np.mean([drawn for _, drawn in each], axis=0), [0.025, 0.975]))
+        yield (
+            f"What {device} takes for the same work as {against}, against the first: {ratio - 1:+.1%} "
+            f"({low - 1:+.1%} to {high - 1:+.1%})."
+        )

@@ -17,11 +17,12 @@ from pplib.view.charts import (
     front_chart,
     front_per_configuration_chart,
 )
+from pplib.view.difference_words import percent
 from pplib.view.findings import (
-    backends_section,
     certainty_section,
     links_section,
     moving_section,
+    pairs_section,
     points_section,
     regret_sections,
     steadiness_section,
@@ -31,22 +32,23 @@ from pplib.view.report import write_report
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, front_table
 
-_ALWAYS = ("unsteady", "ran_on")  # say something also where they have nothing to show
+_ALWAYS = ("pairs", "unsteady", "ran_on")  # say something also where they have nothing to show
 
 
-def write_results_report(folder: Path, summary: pd.DataFrame) -> Path:
+def write_results_report(folder: Path, summary: pd.DataFrame, indifference: float = INDIFFERENCE) -> Path:
     """Write `report.html` and `charts/*.png`, `charts/*.svg` beside the results.
 
     Args:
         folder: the results folder.
         summary: its trials, one row each.
+        indifference: what difference between two points does not matter, as a share.
 
     Returns:
         Where the report is.
     """
     told = [
         one
-        for topic, sections in results_sections(folder, summary).items()
+        for topic, sections in results_sections(folder, summary, indifference).items()
         for one in sections
         if topic in _ALWAYS or one.chart is not None or one.table is not None
     ]
@@ -55,7 +57,9 @@ def write_results_report(folder: Path, summary: pd.DataFrame) -> Path:
     return path
 
 
-def results_sections(folder: Path, summary: pd.DataFrame) -> dict[str, list[Section]]:
+def results_sections(
+    folder: Path, summary: pd.DataFrame, indifference: float = INDIFFERENCE
+) -> dict[str, list[Section]]:
     """Everything that is told of a folder of results, by topic, in order: the report and `analyze.ipynb` show it.
 
     A section that has nothing to show says why; the report leaves it out.
@@ -63,18 +67,27 @@ def results_sections(folder: Path, summary: pd.DataFrame) -> dict[str, list[Sect
     Args:
         folder: the results folder.
         summary: its trials, one row each.
+        indifference: what difference between two points does not matter, as a share.
     """
-    probability = front_probability(summary, OBJECTIVES, indifference=INDIFFERENCE)
+    probability = front_probability(summary, OBJECTIVES, indifference=indifference)
     points = with_fronts(point_estimates(summary), probability)
     front = front_chart(points, OBJECTIVES, probability=probability)
     parts = decomposition_chart(representative_trials(summary))
     return {
-        "front": [Section("The front", _FRONT, front, front_table(points, OBJECTIVES, probability), "front")],
+        "front": [
+            Section(
+                "The front",
+                _FRONT.format(percent(indifference)),
+                front,
+                front_table(points, OBJECTIVES, probability),
+                "front",
+            )
+        ],
         "fronts": [_apart(points, probability)],
         "moving": [moving_section(points, OBJECTIVES)],
-        "certainty": [certainty_section(summary, probability, OBJECTIVES)],
-        "regret": regret_sections(points, OBJECTIVES),
-        "backends": [backends_section(summary, points)],
+        "certainty": [certainty_section(summary, probability, OBJECTIVES, indifference)],
+        "regret": regret_sections(points, summary, OBJECTIVES),
+        "pairs": [pairs_section(summary, points, indifference)],
         "decomposition": [Section("Where the time goes", _DECOMPOSITION, parts, name="decomposition")],
         "points": [points_section(points)],
         "steadiness": [steadiness_section(summary)],
@@ -120,7 +133,7 @@ def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
 
 _FRONT = (
     "A cut is on the front if no other cut of its configuration is at least as good on both latency and throughput and "
-    "better on one, and none is more than 2 % better on one and within 2 % on the other. Latency runs from the moment "
+    "better on one, and none is more than {0} better on one and within {0} on the other. Latency runs from the moment "
     "the first device takes a microbatch up until the last device has its output; throughput is the steady rate of "
     "images at the last device. Points are estimates at the usual speed of the devices, which all trials tell "
     "together. A bar is the 95 % interval: how far another sweep might be from it, but for what is common to all "

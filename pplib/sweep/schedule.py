@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pandas as pd
 
 from pplib.analysis.estimated.uncertainty import CERTAINTY, UNDECIDED, front_probability
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
-from pplib.columns import INDIFFERENCE, OBJECTIVES
+from pplib.columns import OBJECTIVES
 from pplib.config import Configuration
 from pplib.records import trial_path, write_atomic
 from pplib.sweep.results import is_done, summary_frame
@@ -69,7 +70,7 @@ def next_round(
     repeated more often, or for longer, stays as it is.
 
     Args:
-        group: configurations that were measured together, and their partitions.
+        group: configurations of one grid that were measured together, and their partitions.
         minutes: since they were begun.
 
     Returns:
@@ -81,7 +82,7 @@ def next_round(
     frames = [summary_frame(config.folder).assign(setup="", identity=config.identity) for config, _ in group]
     frame = pd.concat(frames, ignore_index=True)
     names = frame.drop_duplicates(CONFIGURATION_KEYS).set_index(CONFIGURATION_KEYS)["identity"]
-    sure = front_probability(frame, OBJECTIVES, indifference=INDIFFERENCE)
+    sure = front_probability(frame, OBJECTIVES, indifference=group[0][0].indifference)
     sure = sure[(sure["front_probability"] >= UNDECIDED) & (sure["front_probability"] < CERTAINTY)]
     undecided = {
         (str(names[tuple(row[key] for key in CONFIGURATION_KEYS)]), partition_key(row["partition_point"]))
@@ -117,7 +118,8 @@ def is_decided(config: Configuration) -> bool:
 
 
 def _limits(config: Configuration) -> str:
-    return f'{{"max_repeats": {config.max_repeats}, "max_minutes": {config.max_minutes or "null"}}}\n'
+    limits = {"max_repeats": config.max_repeats, "max_minutes": config.max_minutes, "indifference": config.indifference}
+    return json.dumps(limits) + "\n"
 
 
 def interleaved(todo: Mapping[str, Sequence[Trial]], links: Mapping[str, str], seed: int) -> list[tuple[str, Trial]]:

@@ -2,34 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from pplib.columns import INDIFFERENCE
+from pplib.analysis.estimated.device_ratios import DeviceRatio
 
 _SHARES = {"latency_s": "latency", "throughput_img_s": "throughput"}
 
 
-def difference_lines(differences: pd.DataFrame) -> list[str]:
+def percent(share: float) -> str:
+    """In words.
+
+    >>> percent(0.02), percent(0.125), percent(0.0)
+    ('2 %', '12.5 %', '0 %')
+    """
+    return f"{share * 100:.3g} %"
+
+
+def difference_lines(differences: pd.DataFrame, indifference: float, key: str = "backend") -> list[str]:
     """One sentence for each pair of configurations.
 
     Args:
         differences: see `paired_differences`; of latency, throughput, and the transfers of hops.
+        indifference: latency and throughput are equal that differ by no more than this share.
+        key: what the configurations of a pair differ in.
     """
     lines = []
     for (first, second), pairs in differences.groupby(["first", "second"], sort=False):
-        keys = [name for name in ("model", "link", "in_flight", "batch_size") if name in pairs.columns]
+        keys = [name for name in ("model", "backend", "link", "in_flight", "batch_size") if name in pairs.columns]
         telling = [name for name in keys if name == "in_flight" or differences[name].nunique(dropna=False) > 1]
         shared = list(pairs.columns[: list(pairs.columns).index("first")])
         for values, rows in pairs.groupby(shared, dropna=False, sort=False):
             named = dict(zip(pairs.columns, values, strict=False))
-            where = ", ".join(f"{name.replace('_', ' ')} {named[name]}" for name in telling)
+            where = ", ".join(_named(name, named[name]) for name in telling)
             cuts = int(rows["cuts"].max())
-            if told := "; ".join(_words(row) for row in _known(rows)):
-                lines.append(f"{where.capitalize()}, {first} against {second}, {cuts} cuts that both have: {told}.")
+            if told := "; ".join(_words(row, indifference) for row in _known(rows)):
+                words = [*([where] if where else []), f"{_named(key, first)} against {_named(key, second)}"]
+                line = f"{', '.join(words)}, {cuts} cuts that both have: {told}."
+                lines.append(line[0].upper() + line[1:])
     return lines
+
+
+def device_lines(ratios: Sequence[DeviceRatio], level: float = 0.95) -> list[str]:
+    """A sentence for each configuration and device but the first of its pipeline.
+
+    Args:
+        ratios: see `device_ratios`.
+        level: the share of cases in which an interval should hold.
+    """
+    lines = []
+    telling = [name for name in (ratios[0].keys if ratios else ()) if len({str(one.keys[name]) for one in ratios}) > 1]
+    for one in ratios:
+        where = ", ".join(_named(name, one.keys[name]) for name in telling)
+        low, high = np.quantile(one.draws, [(1 - level) / 2, (1 + level) / 2])
+        lines.append(
+            f"For the same work {one.device} takes {one.ratio:.3g} ({low:.3g} to {high:.3g}) times as long as "
+            f"{one.against}{f' ({where})' if where else ''}."
+        )
+    return lines
+
+
+def _named(key: str, value: object) -> str:
+    """A configuration's value in words.
+
+    >>> _named("backend", "rpc"), _named("in_flight", 2), _named("setup", "slowdown 3 + 3")
+    ('rpc', 'in flight 2', 'slowdown 3 + 3')
+    """
+    return str(value) if key in ("backend", "setup") else f"{key.replace('_', ' ')} {value}"
 
 
 def _known(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -38,27 +80,28 @@ def _known(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
             yield {str(name): value for name, value in row.items()}
 
 
-def _words(row: dict[str, Any]) -> str:
+def _words(row: dict[str, Any], indifference: float) -> str:
     column = str(row["column"])
     if column in _SHARES:
-        return _share(_SHARES[column], *(100 * (row[f"ratio{end}"] - 1) for end in ("", "_low", "_high")))
+        middle, low, high = (100 * (row[f"ratio{end}"] - 1) for end in ("", "_low", "_high"))
+        return _share(_SHARES[column], middle, low, high, 100 * indifference)
     hop = column.removeprefix("hop").removesuffix("_transfer_s")
     return _milliseconds(hop, *(1e3 * row[f"difference{end}"] for end in ("", "_low", "_high")))
 
 
-def _share(what: str, middle: float, low: float, high: float) -> str:
+def _share(what: str, middle: float, low: float, high: float, equal: float) -> str:
     """In percent.
 
-    >>> _share("latency", 4.6, 0.6, 7.0)
+    >>> _share("latency", 4.6, 0.6, 7.0, 2.0)
     'latency 4.6 % more (0.6 to 7.0)'
-    >>> _share("throughput", -0.4, -1.5, 0.9)
+    >>> _share("throughput", -0.4, -1.5, 0.9, 2.0)
     'throughput equal within 1.5 %'
-    >>> _share("throughput", -1.2, -3.6, 1.6)
+    >>> _share("throughput", -1.2, -3.6, 1.6, 2.0)
     'throughput not told apart (-3.6 to 1.6 %)'
     """
     if pd.isna(low):
         return f"{what} {abs(middle):.1f} % {'more' if middle > 0 else 'less'} (not repeated: by how much is not known)"
-    if max(abs(low), abs(high)) <= 100 * INDIFFERENCE:
+    if max(abs(low), abs(high)) <= equal:
         return f"{what} equal within {max(abs(low), abs(high)):.1f} %"
     if low <= 0 <= high:
         return f"{what} not told apart ({low:.1f} to {high:.1f} %)"

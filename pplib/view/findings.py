@@ -8,21 +8,25 @@ from collections.abc import Mapping
 import pandas as pd
 
 from pplib.analysis.attainment import attainment
+from pplib.analysis.estimated.device_ratios import device_ratios
 from pplib.analysis.estimated.differences import paired_differences
+from pplib.analysis.estimated.point_estimates import point_draws
 from pplib.analysis.estimated.uncertainty import ties
 from pplib.analysis.links import link_table
 from pplib.analysis.repeats import POINT_KEYS
 from pplib.analysis.required_columns import require_columns
 from pplib.analysis.robust import on_several_links, regret_table
 from pplib.analysis.stability import noise, unstable_trials, worst_trials
-from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
+from pplib.analysis.statistics import CONFIGURATION_KEYS
+from pplib.columns import OBJECTIVES, quantity
 from pplib.view.charts.attainment import attainment_chart
 from pplib.view.charts.backends import backend_chart
 from pplib.view.charts.front_by_link import fronts_by_link_chart
 from pplib.view.charts.regret import regret_chart
-from pplib.view.difference_words import difference_lines
+from pplib.view.difference_words import device_lines, difference_lines, percent
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, points_table, requested_and_measured
+from pplib.view.tie_words import tie_lines
 
 _ONE_LINK = (
     "These results hold no configuration that was measured on two links or more. To compare links, give `link` a list "
@@ -83,40 +87,67 @@ def links_section(summary: pd.DataFrame) -> Section:
     return Section(title, _LINKS + (_TUNNELLED if tunnelled else ""), table=requested_and_measured(links))
 
 
-def backends_section(summary: pd.DataFrame, points: pd.DataFrame) -> Section:
-    """The backends side by side, and how they differ in words; without a chart where there is one backend.
+def pairs_section(summary: pd.DataFrame, points: pd.DataFrame, indifference: float) -> Section:
+    """Backends, depths, links and devices in pairs, in words; with a chart where there are two backends.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
         points: one row per configuration and point, see `point_table`.
+        indifference: what difference does not matter, as a share.
     """
-    title, names = "The backends side by side", sorted(points["backend"].astype("str").unique())
-    if len(names) < 2:
-        return Section(title, f"These results hold one backend, {', '.join(names)}: there is nothing beside it.")
-    hops = [name for name in summary.columns if re.fullmatch(r"hop\d+_transfer_s", name)]
-    lines = difference_lines(paired_differences(summary, [*OBJECTIVES, *hops]))
-    return Section(title, "\n\n".join([_BACKENDS, *lines]), backend_chart(points), name="backends")
+    title = "In pairs: backends, depths, links, devices"
+    columns = [*OBJECTIVES, *[name for name in summary.columns if re.fullmatch(r"hop\d+_transfer_s", name)]]
+    lines = [
+        line
+        for key in _COMPARED
+        if summary[key].nunique() > 1
+        for line in difference_lines(paired_differences(summary, columns, key), indifference, key)
+    ]
+    lines += device_lines(device_ratios(summary))
+    if not lines:
+        return Section(title, "There is nothing to compare: one configuration, and one cut or no repeats.")
+    chart = backend_chart(points) if points["backend"].nunique() > 1 else None
+    return Section(title, "\n\n".join([_PAIRS, *lines]), chart, name="backends")
 
 
-def certainty_section(summary: pd.DataFrame, probability: pd.DataFrame, objectives: Mapping[str, str]) -> Section:
+def certainty_section(
+    summary: pd.DataFrame, probability: pd.DataFrame, objectives: Mapping[str, str], indifference: float
+) -> Section:
     """How often points are on the front when repeats are drawn again; without a chart where there is one repeat.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
         probability: see `front_probability`.
         objectives: two columns -> "min" or "max".
+        indifference: what difference does not matter, as a share.
     """
     title = "How sure is the front?"
     if probability["front_probability"].isna().all():
         return Section(title, "Nothing can be said: every point has one repeat only. Raise `repeats`, and sweep again.")
-    tied = ties(summary, objectives, indifference=INDIFFERENCE)
+    tied = ties(summary, objectives, indifference=indifference)
     table = probability.merge(tied[[*POINT_KEYS, "tied_with"]], on=POINT_KEYS, how="left")
     table = table[table["on_front"] | (table["front_probability"] >= 0.1)]
     shown = [*configuration_columns(table), "partition_label", *objectives, "on_front"]
     table = table[[*shown, "front_probability", "tied_with", "repeats_ok"]]
     return Section(
-        title, _CERTAINTY, attainment_chart(attainment(summary, objectives), objectives), table, "attainment"
+        title,
+        "\n\n".join([_CERTAINTY.format(percent(indifference)), *_equal_cuts(tied, indifference)]),
+        attainment_chart(attainment(summary, objectives), objectives),
+        table,
+        "attainment",
     )
+
+
+def _equal_cuts(tied: pd.DataFrame, indifference: float) -> list[str]:
+    """Which cuts are as good as one on the front, a paragraph for each configuration that has such."""
+    lines = []
+    for key, rows in tied.groupby(CONFIGURATION_KEYS, dropna=False, sort=False):
+        named = dict(zip(CONFIGURATION_KEYS, key, strict=True))
+        telling = [name for name in configuration_columns(tied) if name != "partition_label"]
+        if told := tie_lines(rows, indifference):
+            where = ", ".join(f"{name.replace('_', ' ')} {named[name]}" for name in telling)
+            lines.append(f"{where.capitalize()}: {'; '.join(told)}.")
+    return lines
 
 
 def steadiness_section(summary: pd.DataFrame) -> Section:
@@ -148,11 +179,12 @@ def moving_section(points: pd.DataFrame, objectives: Mapping[str, str]) -> Secti
     return Section(title, _MOVING, fronts_by_link_chart(points, objectives), name="fronts-by-link")
 
 
-def regret_sections(points: pd.DataFrame, objectives: Mapping[str, str]) -> list[Section]:
+def regret_sections(points: pd.DataFrame, summary: pd.DataFrame, objectives: Mapping[str, str]) -> list[Section]:
     """One section per objective: how much worse than each link's best every point is, and the robust choice.
 
     Args:
-        points: one row per configuration and point, see `point_table`.
+        points: one row per configuration and point, see `point_estimates`.
+        summary: its trials, one row each.
         objectives: columns -> "min" or "max".
 
     Returns:
@@ -166,26 +198,38 @@ def regret_sections(points: pd.DataFrame, objectives: Mapping[str, str]) -> list
         return [Section(title, _ONE_LINK)]
     found = []
     for name, direction in objectives.items():
-        table = regret_table(several, {name: direction})
+        draws = point_draws(summary, name)
+        table = regret_table(several, {name: direction}, draws)
         regrets = [str(column) for column in table.columns if str(column).startswith("regret_on_")]
         columns = [*configuration_columns(table), "partition_label", *regrets]
-        columns += ["worst_regret", "worst_link", "mean_regret", "minimax"]
-        chart = regret_chart(several, {name: direction})
+        columns += [
+            "worst_regret",
+            "worst_regret_low",
+            "worst_regret_high",
+            "worst_link",
+            "mean_regret",
+            "minimax",
+            "as_good",
+        ]
+        chart = regret_chart(several, {name: direction}, draws)
         text = _REGRET if len(table) else f"{_REGRET}\n\nNo point was measured on every link."
         words = f"{title}: {quantity(name).name}"
         found.append(Section(words, text, chart, table[columns] if len(table) else None, f"regret-{name}"))
     return found
 
 
-_BACKENDS = (
-    "Both backends run the same stages with the same timers; what differs is the hop between the devices. Differences "
-    "are medians over the cuts, measured in turns and compared in pairs, with 95 % intervals."
+_COMPARED = ("backend", "in_flight", "link", "setup")
+_PAIRS = (
+    "Configurations that differ in one thing alone, cut by cut: differences are medians over the cuts, measured in "
+    "turns and compared in pairs, with 95 % intervals. Both backends run the same stages with the same timers; what "
+    "differs is the hop between the devices. How much longer one device takes than another is told by what both ran: "
+    "stage 0 of one cut, stage 1 of another."
 )
 _CERTAINTY = (
     "What another sweep might have found is drawn a thousand times from the differences between repeats, the devices' "
     "speed, which is common to the points, aside: the probability is how often the point is then on the front or as "
-    "good, which is to say that no point of it is more than 2 % better on one and within 2 % on the other. Points that "
-    "are tied with another cannot be told from it with these repeats, or differ by less than 2 %. The surfaces "
+    "good, which is to say that no point of it is more than {0} better on one and within {0} on the other. Points that "
+    "are tied with another cannot be told from it with these repeats, or differ by less than {0}. The surfaces "
     "show what a tenth, half, and nine tenths of the repeats attain, as measured."
 )
 _STEADINESS = (
@@ -217,6 +261,8 @@ _MOVING = (
 _REGRET = (
     "Regret is how much longer a microbatch, or an image, takes at a point than at the best point of that link: 0 is "
     "the best itself, 100 % is twice as long. Where the link is not known beforehand, or changes, the minimax choice "
-    "is the point whose worst regret is smallest, framed in the chart. It is made for every model, backend, depth and "
-    "so on by itself, among the points that were measured on every link; only these are in the table."
+    "is the point whose worst regret is smallest, framed in the chart; points that are as good cannot be told from it. "
+    "The best of a link is the mean of all that may be it, not the luckiest of them. The choice is made for every "
+    "model, backend, depth and so on by itself, among the points that were measured on every link; only these are in "
+    "the table."
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pplib.analysis.repeats import point_name
 from pplib.analysis.robust import minimax_regret, on_several_links, regret, regret_table, stays_on_front
 from pplib.analysis.statistics import fronts, point_table
 from pplib.errors import FrameError
@@ -194,6 +196,63 @@ def test_a_point_stays_on_the_front_only_if_it_is_on_it_on_every_link(trials_of)
     assert set(points[stays]["partition_label"]) == {"P1"}
     # On the dead link, where nothing was measured, it is the same point.
     assert set(points[stays]["link"]) == {"none", "slow", "dead"}
+
+
+def drawn_of(points, noise, rng, resamples=400):
+    """Draws about the values of points, as far from them as they are from the truth."""
+    return {
+        point_name(row): row["latency_s"] * np.exp(noise * rng.normal(size=resamples))
+        for row in points.to_dict("records")
+    }
+
+
+def test_the_luckiest_of_many_equal_points_is_not_what_the_others_are_held_against(points_of):
+    """Twelve equal points and one that takes 10 % longer, measured to 3 %: the least of them is 5 % too good."""
+    rng, plain, fair, held, of_equal = np.random.default_rng(1), [], [], [], []
+    for _ in range(60):
+        values = {p: 1.0 * math.exp(0.03 * rng.normal()) for p in range(12)} | {12: 1.1 * math.exp(0.03 * rng.normal())}
+        points = points_of({"none": values})
+        table = regret(points, LATENCY, drawn_of(points, 0.03, rng))
+        last = table.iloc[12]
+        plain.append(regret(points, LATENCY)["regret"].iloc[12])
+        fair.append(last["regret"])
+        held.append(last["regret_low"] <= 0.1 <= last["regret_high"])
+        of_equal += (table["regret_low"].iloc[:12] == 0).tolist()
+    assert np.mean(plain) > 0.14, "the winner's curse"
+    assert np.mean(fair) == pytest.approx(0.1, abs=0.03)
+    assert np.mean(held) >= 0.9
+    assert np.mean(of_equal) >= 0.9
+
+
+def test_where_the_best_is_clear_its_regret_is_nothing_and_the_intervals_hold_the_others(points_of):
+    points = points_of({"none": {1: 1.0, 2: 1.5}, "slow": {1: 4.0, 2: 2.0}})
+    draws = drawn_of(points, 0.01, np.random.default_rng(2))
+    table = regret(points, LATENCY, draws)
+    assert table["regret"].tolist() == pytest.approx([0, 0.5, 1.0, 0])
+    assert table["best_label"].tolist() == ["P1", "P1", "P2", "P2"]
+    assert table["regret_low"].tolist() == pytest.approx([0, 0.46, 0.95, 0], abs=0.02)
+    assert table["regret_high"].tolist() == pytest.approx([0, 0.54, 1.05, 0], abs=0.02)
+    choice = minimax_regret(points, LATENCY, draws)
+    assert (chosen(choice), choice["as_good"].tolist()) == (["P2"], [True, False])
+    assert choice["worst_regret_low"].tolist() == pytest.approx([0.46, 0.95], abs=0.02)
+
+
+def test_choices_that_cannot_be_told_apart_are_named(points_of):
+    points = points_of({"none": {1: 1.0, 2: 1.29, 3: 1.3}, "slow": {1: 4.0, 2: 2.01, 3: 2.0}})
+    choice = minimax_regret(points, LATENCY, drawn_of(points, 0.05, np.random.default_rng(3)))
+    assert choice.set_index("partition_label")["as_good"].to_dict() == {"P1": False, "P2": True, "P3": True}
+    table = regret_table(points, LATENCY, drawn_of(points, 0.05, np.random.default_rng(3)))
+    assert set(table[table["as_good"]]["partition_label"]) == {"P2", "P3"}
+
+
+def test_what_was_not_repeated_has_no_intervals_and_the_least_value_is_the_best(points_of):
+    points = points_of({"none": {1: 1.0, 2: 1.2}, "slow": {1: 4.0, 2: 3.0}})
+    unknown = {point_name(row): np.full(50, np.nan) for row in points.to_dict("records")}
+    table = regret(points, LATENCY, unknown)
+    assert table["regret"].tolist() == regret(points, LATENCY)["regret"].tolist()
+    assert (
+        table["regret_low"].isna().all() and minimax_regret(points, LATENCY, unknown)["worst_regret_low"].isna().all()
+    )
 
 
 def test_an_empty_table_gives_empty_tables(points_of):

@@ -16,6 +16,7 @@ from pplib.analysis.estimated.uncertainty import front_probability, ties, with_f
 from pplib.analysis.pareto import pareto_mask
 from pplib.analysis.statistics import fronts
 from pplib.errors import FrameError
+from pplib.view.tie_words import tie_lines
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 
@@ -152,6 +153,22 @@ def test_equal_points_are_tied_with_each_other_in_the_models_order(trials_of):
 def test_repeats_without_noise_are_tied_only_where_they_are_equal(trials_of):
     table = ties(trials_of({1: [(1, 5)] * 2, 2: [(1.0001, 5)] * 2, 3: [(1, 5)] * 2}), OBJECTIVES)
     assert tied(table) == {"P1": "P3", "P2": "", "P3": "P1"}
+
+
+def test_points_that_differ_by_less_than_matters_are_one_group_and_no_two_of_it_by_more(trials_of):
+    """P1 to P4 are 1.5 % apart one by one: two neighbours are equal within 2 %, all four are not."""
+    step = {point: [(1.015**i, 5.0)] * 2 for i, point in enumerate((1, 2, 3, 4))}
+    table = ties(trials_of({**step, 5: [(2.0, 4.0)] * 2}), OBJECTIVES, indifference=0.02)
+    groups = dict(zip(table["partition_label"], table["equal_to"], strict=True))
+    assert groups == {"P1": "P1", "P2": "P1", "P3": "", "P4": "", "P5": ""}
+    wide = ties(trials_of({**step, 5: [(2.0, 4.0)] * 2}), OBJECTIVES, indifference=0.1)
+    assert wide["equal_to"].tolist() == ["P1", "P1", "P1", "P1", ""]
+    assert tie_lines(wide, 0.1) == ["equal within 10 %: P1 to P4"]
+    noisy = {1: [(1.0, 5.0), (1.2, 5.0)], 2: [(1.0, 5.0), (1.2, 5.0)]}
+    assert "P2" in tied(ties(trials_of(noisy), OBJECTIVES, indifference=0.02)).values(), "not told apart"
+    assert [len(set(ties(trials_of(noisy), OBJECTIVES, indifference=0.02)["equal_to"]))] == [2], (
+        "but not known to be equal"
+    )
 
 
 def test_an_empty_summary_gives_empty_tables_with_their_columns(trials_of):

@@ -49,6 +49,17 @@ def test_what_is_decided_is_not(measured):
     assert next_round([(config, POINTS)], minutes=0.0) == {config.identity: []}
 
 
+def test_a_difference_that_does_not_matter_needs_no_more_repeats(measured):
+    close = ((0.05, 0.053), (0.052, 0.0525)), ((40.0, 41.0), (36.0, 36.5))
+    strict = measured(*close, indifference=0.0)
+    assert next_round([(strict, POINTS)], minutes=0.0)[strict.identity]
+    config = configuration({**strict.as_dict(), "indifference": 0.5})
+    assert next_round([(config, POINTS)], minutes=0.0) == {config.identity: []}
+    assert config.measured() == strict.measured(), "what is said of trials is no reason to measure them again"
+    note_decided(config)
+    assert is_decided(config) and not is_decided(strict)
+
+
 def test_a_fixed_number_goes_on_as_before(write):  # noqa: F811
     config = write(repeats=2)
     assert next_round([(config, POINTS)], minutes=0.0) == {}
@@ -91,6 +102,8 @@ def test_auto_is_the_one_word_beside_numbers():
             configuration({"repeats": wrong})
     with pytest.raises(ConfigError, match="max_repeats"):
         configuration({"max_repeats": 1})
+    with pytest.raises(ConfigError, match="indifference"):
+        configuration({"indifference": 1.0})
 
 
 @pytest.mark.timeout(600)

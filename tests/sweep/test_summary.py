@@ -162,9 +162,11 @@ def test_a_report_and_the_closing_lines_name_what_differs_with_figures(write, tm
     assert not after[2:] or "as good" not in after[2], "P4 takes four times as long"
     alike = write(name="alike", latencies={2: 0.002, 4: 0.00204})
     said = closing_lines(summary_of(alike.results))  # half a percent fewer images, and latencies are noise
-    assert said[-1] == "         as good within noise or 2%: P4"
+    assert said[-1] == "         not told from P2: P4"
     noisy = summary_of(alike.results).sort_values(["partition_point", "repeat"])
     noisy = noisy.assign(latency_s=[0.05, 0.08, 0.06, 0.07], throughput_img_s=[40.0, 41.0, 20.0, 20.5])
+    steady = noisy.assign(latency_s=[0.05, 0.0501, 0.0504, 0.0503], throughput_img_s=[40.0, 40.1, 39.9, 40.0])
+    assert closing_lines(steady, 0.05)[-1] == "         equal within 5 %: P2, P4"
     said = closing_lines(noisy)  # P4 has half the images for certain, its latency may be less
     assert re.fullmatch(r"         not decided, on it in so many of 100 such sweeps: P4 \(\d\d%\)", said[-1])
     page = write_results_report(tmp_path / "default", summary).read_text()

@@ -9,7 +9,7 @@ from benchmarks.coverage import simulated
 from pplib.analysis.estimated.differences import paired_differences
 from pplib.errors import FrameError
 from pplib.view.difference_words import difference_lines
-from pplib.view.findings import backends_section
+from pplib.view.findings import pairs_section
 
 COLUMNS = ["latency_s", "throughput_img_s", "hop0_transfer_s"]
 
@@ -39,16 +39,18 @@ def test_a_difference_between_backends_is_found_with_its_sign_and_its_interval_h
     assert 0.0004 < hop["difference_low"] < 0.0005 < hop["difference_high"] < 0.0006
 
 
-def test_the_backends_section_says_it_in_words(slower_rpc):
-    (line,) = difference_lines(paired_differences(slower_rpc, COLUMNS))
+def test_the_pairs_section_says_it_in_words(slower_rpc):
+    (line,) = difference_lines(paired_differences(slower_rpc, COLUMNS), 0.02)
     assert line.startswith("In flight 2, rpc against socket, 20 cuts that both have: latency ")
     assert ("% more (" in line and "throughput equal within" in line) or "throughput not told apart" in line
     assert "hop 0 takes 0.5" in line and "ms more (0.4" in line
-    assert line in backends_section(slower_rpc, slower_rpc).text
+    assert line in pairs_section(slower_rpc, slower_rpc, 0.02).text
+    (line,) = difference_lines(paired_differences(slower_rpc, COLUMNS), 0.3)
+    assert "latency equal within" in line and "throughput equal within" in line
 
 
 def test_without_repeats_a_difference_is_told_without_an_interval(slower_rpc):
-    (line,) = difference_lines(paired_differences(slower_rpc[slower_rpc["repeat"] == 0], COLUMNS))
+    (line,) = difference_lines(paired_differences(slower_rpc[slower_rpc["repeat"] == 0], COLUMNS), 0.02)
     assert "ms more (not repeated)" in line
 
 
@@ -58,6 +60,6 @@ def test_configurations_that_differ_in_more_or_share_no_cut_are_not_compared(slo
     depths = paired_differences(slower_rpc, COLUMNS, key="in_flight")
     assert set(zip(depths["first"], depths["second"], strict=True)) == {(1, 2)}
     apart = slower_rpc[(slower_rpc["backend"] == "socket") == (slower_rpc["partition_point"] <= 9)]
-    assert difference_lines(paired_differences(apart, COLUMNS)) == []
+    assert difference_lines(paired_differences(apart, COLUMNS), 0.02) == []
     with pytest.raises(FrameError, match=r"key: expected one of .*backend.*, got 'colour'"):
         paired_differences(slower_rpc, COLUMNS, key="colour")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pplib.analysis.estimated.point_estimates import point_estimates
+from pplib.analysis.estimated.point_estimates import point_draws, point_estimates
 from pplib.analysis.links import link_table
 from pplib.analysis.robust import minimax_regret
 from pplib.analysis.stability import unstable_trials
@@ -141,11 +141,12 @@ def test_results_without_measured_links_leave_a_sentence_and_no_table(two_links)
 
 
 def test_one_section_per_objective_names_the_minimax_point_of_every_group(two_links):
-    points = points_of(two_links[two_links["in_flight"] == 2])
-    found = regret_sections(points, OBJECTIVES)
+    trials = two_links[two_links["in_flight"] == 2]
+    points = points_of(trials)
+    found = regret_sections(points, trials, OBJECTIVES)
     assert [one.title for one in found] == ["One cut for every link: latency", "One cut for every link: throughput"]
     for one, (name, direction) in zip(found, OBJECTIVES.items(), strict=True):
-        choice = minimax_regret(points, {name: direction})
+        choice = minimax_regret(points, {name: direction}, point_draws(trials, name))
         chosen = one.table[one.table["minimax"]]
         assert chosen["partition_label"].tolist() == choice[choice["minimax"]]["partition_label"].tolist()
         worst = one.table[["regret_on_none", "regret_on_wifi"]].max(axis=1)
@@ -154,8 +155,9 @@ def test_one_section_per_objective_names_the_minimax_point_of_every_group(two_li
 
 
 def test_groups_measured_on_one_link_are_left_out_of_what_compares_links(two_links):
-    points = points_of(two_links[(two_links["link"] == "none") | (two_links["backend"] == "socket")])
-    for one in regret_sections(points, OBJECTIVES):
+    trials = two_links[(two_links["link"] == "none") | (two_links["backend"] == "socket")]
+    points = points_of(trials)
+    for one in regret_sections(points, trials, OBJECTIVES):
         assert set(one.table["backend"]) == {"socket"}
         assert "rpc" not in json.dumps(one.chart.to_dict())
     assert "rpc" not in json.dumps(moving_section(points, OBJECTIVES).chart.to_dict())
@@ -163,7 +165,7 @@ def test_groups_measured_on_one_link_are_left_out_of_what_compares_links(two_lin
 
 def test_points_never_measured_on_all_links_give_a_chart_and_a_sentence(two_links):
     apart = two_links[(two_links["link"] == "none") == (two_links["partition_point"] < 8)]
-    for one in regret_sections(points_of(apart), OBJECTIVES):
+    for one in regret_sections(points_of(apart), apart, OBJECTIVES):
         assert one.table is None
         assert "No point was measured on every link." in one.text
         assert "none was measured on every link" in json.dumps(one.chart.to_dict())
@@ -171,7 +173,7 @@ def test_points_never_measured_on_all_links_give_a_chart_and_a_sentence(two_link
 
 def test_one_link_leaves_a_sentence_and_no_chart(summary):
     points = points_of(summary)
-    (one,) = regret_sections(points, OBJECTIVES)
+    (one,) = regret_sections(points, summary, OBJECTIVES)
     for found in (one, moving_section(points, OBJECTIVES)):
         assert found.chart is None
         assert found.table is None
@@ -236,13 +238,13 @@ def test_the_report_has_the_sections_that_its_results_can_fill(two_links, tmp_pa
     assert "<h2>Link: requested against measured</h2>" in page
     assert "latency (ms) [range]" in page
     assert "95%" in page or "95 %" in page
-    for title in ("The backends side by side", "Front by front"):
+    for title in ("In pairs: backends", "Front by front"):
         assert (f"<h2>{title}</h2>" in page) is (title == "Front by front")
     assert "No interval" not in page
     names = {path.stem for path in (tmp_path / "two" / "charts").iterdir()}
     assert {"fronts-by-link", "regret-latency_s", "regret-throughput_img_s"} <= names
     page = report.write_results_report(tmp_path / "one", two_links[two_links["link"] == "none"]).read_text()
-    for title in ("One cut for every link", "How the front moves", "Front by front", "The backends side by side"):
+    for title in ("One cut for every link", "How the front moves", "Front by front"):
         assert f"<h2>{title}" not in page
     page = report.write_results_report(tmp_path / "once", two_links[two_links["repeat"] == 0]).read_text()
     for title in ("How sure is the front?", "How steady was the machine?"):

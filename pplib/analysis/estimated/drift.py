@@ -2,7 +2,9 @@
 
 Whatever the cut, a device that is a tenth slower for a minute takes a tenth longer for every stage of that minute. So
 the logarithm of a stage's time is that of its point and configuration, plus the device's drift at that moment, plus
-noise. The drift is taken to be smooth over trials that follow each other; how smooth, cross-validation decides.
+noise. The drift is taken to be smooth over trials that follow each other; how smooth, cross-validation decides. What is
+usual is the mean over the trials: where a device is busy with something else now and then, for as long as chance will
+have it, the median may be the one speed in this sweep and the other in the next.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Drift:
     error: tuple[tuple[float, float], ...]
 
 
-def drift_of(summary: pd.DataFrame) -> Drift:
+def drift_of(summary: pd.DataFrame, levels: Numbers | None = None) -> Drift:
     """The drift of every stage's device over the trials of a summary, in the order in which they were started.
 
     Trials on other devices are other drifts. Without the time when trials were started, or without times of stages,
@@ -54,6 +56,8 @@ def drift_of(summary: pd.DataFrame) -> Drift:
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
+        levels: (trials, stages) the logarithm of what each stage takes at the usual speed, where that is known from
+            more than the repeats of its point, see `stage_levels`; NaN where it is not.
 
     Raises:
         FrameError: a column holds no numbers.
@@ -73,16 +77,19 @@ def drift_of(summary: pd.DataFrame) -> Drift:
     ok = (summary["status"] == "ok").to_numpy(dtype=bool)
     for i in range(stages):
         for one in np.unique(machine):
-            mine = np.flatnonzero((machine == one) & (times[:, i] > 0) & np.isfinite(at) & ok)
+            known = np.isfinite(levels[:, i]) if levels is not None else ok
+            mine = np.flatnonzero((machine == one) & (times[:, i] > 0) & np.isfinite(at) & ok & known)
             if len(mine) > 2:
                 mine = mine[np.argsort(at[mine], kind="stable")]
-                found = _fit(np.log(times[mine, i]), point[mine], at[mine], share[mine, i])
-                log_s[mine, i], width[i], error[i] = found
+                logs, level = np.log(times[mine, i]), None if levels is None else levels[mine, i]
+                log_s[mine, i], width[i], error[i] = _fit(logs, level, point[mine], at[mine], share[mine, i])
         log_s[~(times[:, i] > 0), i] = np.nan
     return Drift(log_s, tuple(width), tuple(error))
 
 
-def _fit(logs: Numbers, point: Groups, at: Numbers, weight: Numbers) -> tuple[Numbers, float, tuple[float, float]]:
+def _fit(
+    logs: Numbers, level: Numbers | None, point: Groups, at: Numbers, weight: Numbers
+) -> tuple[Numbers, float, tuple[float, float]]:
     """The drift at each trial, the width, and the cross-validated errors with it and without."""
     _, point = np.unique(point, return_inverse=True)
     apart = np.abs(at[:, None] - at[None, :]) / (float(np.median(np.diff(at))) or 1.0)
@@ -90,15 +97,19 @@ def _fit(logs: Numbers, point: Groups, at: Numbers, weight: Numbers) -> tuple[Nu
     errors = []
     for width in WIDTHS:
         near = _near(apart, width, weight)
-        left = np.full_like(logs, np.nan)
-        for held in (fold == one for one in range(FOLDS)):
-            level, drift = _in_turn(logs, point, near, ~held)
-            left[held] = (logs - level[point] - drift)[held]
+        left = np.full_like(logs, np.nan) if level is None else logs - level - _smoothed(logs - level, near)
+        for held in (fold == one for one in range(FOLDS if level is None else 0)):
+            found, drift = _in_turn(logs, point, near, ~held)
+            left[held] = (logs - found[point] - drift)[held]
         known = np.isfinite(left)
         errors.append(float(np.sqrt(np.average(left[known] ** 2, weights=weight[known]))) if known.any() else np.nan)
     chosen = 0 if np.isnan(errors[0]) else int(np.nanargmin(errors))
-    _, drift = _in_turn(logs, point, _near(apart, WIDTHS[chosen], weight), np.ones_like(logs, dtype=bool))
-    return drift - _usual(drift, weight), WIDTHS[chosen], (errors[chosen], errors[0])
+    near = _near(apart, WIDTHS[chosen], weight)
+    if level is None:
+        _, drift = _in_turn(logs, point, near, np.ones_like(logs, dtype=bool))
+    else:
+        drift = _smoothed(logs - level, near)
+    return drift - np.average(drift, weights=weight), WIDTHS[chosen], (errors[chosen], errors[0])
 
 
 def _near(apart: Numbers, width: float, weight: Numbers) -> Numbers:
@@ -114,17 +125,17 @@ def _near(apart: Numbers, width: float, weight: Numbers) -> Numbers:
 
 def _in_turn(logs: Numbers, point: Groups, near: Numbers, taken: npt.NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
     """Levels of the points and drift at the trials, fitted in turn to the trials `taken`; NaN where there are none."""
-    drift, total = np.zeros_like(logs), near @ taken
+    drift, near = np.zeros_like(logs), near * taken
     counts = np.bincount(point, taken)
     for _ in range(ROUNDS):
         with np.errstate(invalid="ignore"):
             level = np.bincount(point, (logs - drift) * taken) / counts
         rest = np.where(taken, logs - level[point], 0.0)
-        drift = np.divide(near @ rest, total, out=np.zeros_like(rest), where=total > 1e-9)
+        drift = _smoothed(rest, near)
     return level, drift
 
 
-def _usual(drift: Numbers, weight: Numbers) -> float:
-    """The median, by weight: what is usual is what it was most of the time."""
-    order = np.argsort(drift)
-    return float(drift[order][np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)])
+def _smoothed(rest: Numbers, near: Numbers) -> Numbers:
+    """Of each trial the mean of those near it; 0 where there are none."""
+    total = near.sum(axis=1)
+    return np.asarray(np.divide(near @ rest, total, out=np.zeros_like(rest), where=total > 1e-9), dtype=np.float64)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from pplib.analysis.estimated.robust_mean import Counts, robust_means, robust_scale
-from pplib.analysis.estimated.stage_levels import StageLevels, stage_levels
+from pplib.analysis.estimated.stage_levels import HashedTrials, StageLevels, remembered_levels
 from pplib.analysis.repeats import POINT_KEYS, Numbers, Repeats, point_name, repeats_by_configuration
 from pplib.analysis.statistics import CONFIGURATION_KEYS, sorted_trials, spread
 from pplib.errors import FrameError
@@ -96,27 +96,13 @@ def estimates(summary: pd.DataFrame, columns: Sequence[str], resamples: int = 20
         raise FrameError(f"resamples: expected 1 or more, got {resamples}")
     if seed < 0:
         raise FrameError(f"seed: expected 0 or more, got {seed}")
-    return _remembered(_Summary(sorted_trials(summary)), tuple(columns), resamples, seed)
-
-
-class _Summary:
-    """Trials that are equal where their contents are: a report asks for the same estimates many times."""
-
-    def __init__(self, trials: pd.DataFrame) -> None:
-        self.trials = trials
-        self._text = trials.to_csv()
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Summary) and self._text == other._text
+    return _remembered(HashedTrials(sorted_trials(summary)), tuple(columns), resamples, seed)
 
 
 @functools.lru_cache(maxsize=4)
-def _remembered(summary: _Summary, columns: tuple[str, ...], resamples: int, seed: int) -> list[Estimates]:
+def _remembered(summary: HashedTrials, columns: tuple[str, ...], resamples: int, seed: int) -> list[Estimates]:
     trials = summary.trials
-    levels = stage_levels(trials, resamples, seed)
+    levels = remembered_levels(summary, resamples, seed)
     parts = _parts(trials, levels)
     found = repeats_by_configuration(trials.assign(**parts), [*columns, *parts])
     return [_estimated(points, columns, levels, resamples, seed) for points in found]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pplib.analysis.estimated.estimates import Estimates, estimates
-from pplib.analysis.repeats import POINT_KEYS, point_name
+from pplib.analysis.repeats import POINT_KEYS, Numbers, point_name
 from pplib.analysis.statistics import RANGED, point_table
 from pplib.errors import FrameError
 
@@ -47,6 +47,28 @@ def point_estimates(summary: pd.DataFrame, level: float = 0.95, resamples: int =
     added = [*RANGED, *[f"{name}{end}" for name in RANGED for end in ("_low", "_high")], "interval_note"]
     table = pd.DataFrame([found[one] for one in names], columns=added, index=points.index)
     return points.assign(**raw, **{name: table[name] for name in added})
+
+
+def point_draws(summary: pd.DataFrame, column: str, resamples: int = 2000, seed: int = 0) -> dict[str, Numbers]:
+    """What another sweep might have found of every point, by its `point_name`: (resamples,), in the column's unit.
+
+    Draws of several configurations belong together: what the devices' stages take is common to them.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        column: one of those that `point_estimates` estimates.
+        resamples: drawn per configuration; NaN where nothing was repeated.
+        seed: the same seed gives the same draws.
+
+    Raises:
+        FrameError: as `estimates`.
+    """
+    found = estimates(summary, RANGED if column in RANGED else [column], resamples, seed)
+    return {
+        point_name(point.keys): one.draws[:, i, one.columns.index(column)]
+        for one in found
+        for i, point in enumerate(one.points)
+    }
 
 
 def _note(one: Estimates, point: int) -> str | None:

@@ -10,6 +10,7 @@ two that have nothing in common from its own.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import zlib
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ from pplib.analysis.repeats import Numbers
 from pplib.analysis.required_columns import numeric_column
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
 
-SHARED = ("backend", "link", "in_flight")
-"""Configurations that differ in these alone run the same stages."""
+SHARED = ("backend", "link", "in_flight", "setup")
+"""Configurations that differ in these alone run the same stages, if what they run on is `ALIKE`."""
+
+ALIKE = ("cpu", "gpu", "torch", "device_torch_devices", "device_threads", "model_sha256")
+"""What is equal then. Devices of another name or `slowdown` have another speed: that is of all units alike."""
 
 OFF = (0.0005, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.4)
 """Standard deviations, as shares, that are tried for how far stages are off the sum of their units."""
@@ -53,6 +57,10 @@ class StageLevels:
         off_units: by family of configurations, how far stages are off the sum of their units: a standard deviation, as
             a share, the mean over what is likely.
         off_configuration: likewise how far a configuration's stages are off those of the others.
+        configuration: (trials,) the number of each trial's configuration.
+        speed_log_s: (configurations, stages) how long each device takes for the same units, as a logarithm; only
+            differences within a configuration, and between those of the same devices, mean anything. NaN as above.
+        speed_draws: (resamples, configurations, stages) what they may be.
     """
 
     cell: Counts
@@ -60,6 +68,29 @@ class StageLevels:
     draws: Numbers
     off_units: tuple[float, ...]
     off_configuration: tuple[float, ...]
+    configuration: Counts
+    speed_log_s: Numbers
+    speed_draws: Numbers
+
+
+class HashedTrials:
+    """Trials that are equal where their contents are: a report asks for the same estimates many times."""
+
+    def __init__(self, trials: pd.DataFrame) -> None:
+        self.trials = trials
+        self._text = trials.to_csv()
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HashedTrials) and self._text == other._text
+
+
+@functools.lru_cache(maxsize=4)
+def remembered_levels(trials: HashedTrials, resamples: int, seed: int) -> StageLevels:
+    """See `stage_levels`."""
+    return stage_levels(trials.trials, resamples, seed)
 
 
 class _Rows(NamedTuple):
@@ -80,6 +111,7 @@ class _Fit(NamedTuple):
     off_configuration: float
     likelihood: float  # twice its logarithm, but for a constant
     values: Numbers  # of the rows, without what is their configuration's alone
+    speeds: Numbers  # of each configuration's devices
     design: Numbers
     inverse: Numbers  # the covariance of the parameters
 
@@ -98,19 +130,28 @@ def stage_levels(trials: pd.DataFrame, resamples: int, seed: int) -> StageLevels
     Source: mixed models, their best linear predictor and restricted likelihood, as in Searle, Casella and McCulloch,
     Variance Components (1992); that a stage is the sum of its units is this project's own premise, and is judged.
     """
+    first = _stage_levels(trials, drift_of(trials).log_s, 0, seed)  # from repeats of points; then from all trials
+    return _stage_levels(trials, drift_of(trials, first.log_s[first.cell]).log_s, resamples, seed)
+
+
+def _stage_levels(trials: pd.DataFrame, known: Numbers, resamples: int, seed: int) -> StageLevels:
+    """`known` is the drift, (trials, stages)."""
     cell = trials.groupby([*CONFIGURATION_KEYS, "partition_point"], dropna=False, sort=False).ngroup().to_numpy()
     stages = sum(f"stage{i}_compute_s" in trials.columns for i in range(trials.shape[1]))
     count = int(cell.max(initial=-1)) + 1
     log_s, draws = np.full((count, stages), np.nan), np.full((resamples, count, stages), np.nan)
+    configuration = trials.groupby(CONFIGURATION_KEYS, dropna=False, sort=False).ngroup().to_numpy()
+    wide = int(configuration.max(initial=-1)) + 1
+    speed_log_s, speed_draws = np.full((wide, stages), np.nan), np.full((resamples, wide, stages), np.nan)
     off_units, off_configuration = [], []
     if stages:
         times = np.stack([numeric_column(trials, f"stage{i}_compute_s", "the summary") for i in range(stages)], axis=1)
         there = times > 0
-        known = drift_of(trials).log_s
         logs = np.log(np.where(there, times, 1.0)) - np.where(np.isfinite(known), known, 0.0)
         ok = (trials["status"] == "ok").to_numpy(dtype=bool) & there.any(axis=1)
         shared = [key for key in CONFIGURATION_KEYS if key not in SHARED]
-        shared += [name for name in ("device_names", "devices") if name in trials.columns]
+        told = ALIKE if "cpu" in trials.columns else ("setup", "device_names", "devices")
+        shared += [name for name in told if name in trials.columns]
         for family in trials[ok].groupby(shared, dropna=False, sort=False).groups.values():
             mine = np.flatnonzero(trials.index.isin(family))
             used = np.flatnonzero(there[mine].any(axis=0))
@@ -125,11 +166,15 @@ def stage_levels(trials: pd.DataFrame, resamples: int, seed: int) -> StageLevels
             drawn = np.random.default_rng([seed, zlib.crc32(str(trials.iloc[mine[0]][shared].tolist()).encode())])
             likely = np.exp([0.5 * (one.likelihood - max(fit.likelihood for fit in fits)) for one in fits])
             likely /= likely.sum()
-            level, drawings = _levels(rows, fits, likely, resamples, drawn)
+            level, drawings, speed, speeds = _levels(rows, fits, likely, resamples, drawn)
             log_s[rows.cell, used[rows.stage]], draws[:, rows.cell, used[rows.stage]] = level, drawings
+            each = np.unique(configuration[mine])
+            speed_log_s[np.ix_(each, used)] = speed.reshape(len(each), len(used))
+            speed_draws[np.ix_(np.arange(resamples), each, used)] = speeds.reshape(resamples, len(each), len(used))
             off_units.append(float(likely @ [one.off_units for one in fits]))
             off_configuration.append(float(likely @ [one.off_configuration for one in fits]))
-    return StageLevels(cell, log_s, draws, tuple(off_units), tuple(off_configuration))
+    offs = tuple(off_units), tuple(off_configuration)
+    return StageLevels(cell, log_s, draws, *offs, configuration, speed_log_s, speed_draws)
 
 
 def _rows(trials: pd.DataFrame, cell: Counts, logs: Numbers, times: Numbers) -> _Rows:
@@ -195,7 +240,8 @@ def _fits(rows: _Rows) -> list[_Fit]:
         left = target - design @ found
         likelihood = np.log(weight).sum() + np.log(prior).sum() - np.linalg.slogdet(precision)[1]
         likelihood -= (weight * left**2).sum() + (prior * (found - start) ** 2).sum()
-        return found, _Fit(off, off_configuration, float(likelihood), rows.mean - left, design, inverse)
+        speeds = found[sizes[0] : sizes[0] + sizes[1]]
+        return found, _Fit(off, off_configuration, float(likelihood), rows.mean - left, speeds, design, inverse)
 
     values = start
     for _ in range(_STEPS):
@@ -208,19 +254,26 @@ def _fits(rows: _Rows) -> list[_Fit]:
 
 def _levels(
     rows: _Rows, fits: list[_Fit], likely: Numbers, resamples: int, drawn: np.random.Generator
-) -> tuple[Numbers, Numbers]:
-    """Of each row the level and its draws: what all say, and as much of its own as noise alone would not make.
+) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Of each row the level and its draws: what all say, and as much of its own as noise alone would not make; and of
+    each configuration's devices the speed and its draws.
 
     How far stages are off is not known for certain either: each fit has as many draws as it is likely.
     """
     level, draws = np.zeros(len(rows.mean)), []
+    units, devices = rows.designs[0].shape[1], rows.designs[1].shape[1]
+    speed, speeds = np.zeros(devices), []
     for one, share, count in zip(fits, likely, drawn.multinomial(resamples, likely), strict=True):
         own = one.off_configuration**2 / (one.off_configuration**2 + rows.variance)
         middle = one.values + own * (rows.mean - one.values)
         level += share * middle
         factor = np.linalg.cholesky(one.inverse + 1e-12 * np.eye(len(one.inverse)))
-        common = drawn.normal(size=(count, len(one.inverse))) @ factor.T @ one.design.T
+        moved = drawn.normal(size=(count, len(one.inverse))) @ factor.T
+        common = moved @ one.design.T
         alone = drawn.normal(size=common.shape) * np.sqrt(own * rows.variance)
         stretch = np.sqrt(rows.freedom / drawn.chisquare(rows.freedom, size=count))[:, None]
         draws.append(middle + stretch * ((1 - own) * common + alone))
-    return level, drawn.permutation(np.concatenate(draws))
+        speed += share * one.speeds
+        speeds.append(one.speeds + stretch * moved[:, units : units + devices])
+    order = drawn.permutation(resamples)
+    return level, np.concatenate(draws)[order], speed, np.concatenate(speeds)[order]

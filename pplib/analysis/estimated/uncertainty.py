@@ -98,7 +98,8 @@ def ties(
         One row per configuration and point: `POINT_KEYS`, `on_front`, and `tied_with`: labels of the
         points on the front (other than itself) it is tied with, in the model's order, "P4, P5"; ""
         where none; None where it is not known, as in `front_probability`. Points without an ok repeat are
-        tied with nothing.
+        tied with nothing. `equal_to`: the point on the front in whose group it is: all of a group lie, in
+        `certainty` of the resamples, within `indifference` of each other; "" where it is in none.
 
     Raises:
         FrameError: a column is missing or holds no numbers, or an argument makes no sense.
@@ -115,10 +116,12 @@ def ties(
             for i in np.flatnonzero(_tied_with(drawn, front, certainty, indifference)).tolist():
                 if i != front and one.points[i].count:
                     labels[i].append(str(one.points[front].keys["partition_label"]))
+        groups = _equal_groups(drawn, np.flatnonzero(on_front).tolist(), certainty, indifference)
         for i, point in enumerate(one.points):
             tied = ", ".join(labels[i]) if one.freedom > 0 or not point.count else None
-            rows.append({**point.keys, "on_front": bool(on_front[i]), "tied_with": tied})
-    return pd.DataFrame(rows, columns=[*POINT_KEYS, "on_front", "tied_with"]).astype({"on_front": bool})
+            equal = str(one.points[groups[i]].keys["partition_label"]) if i in groups else ""
+            rows.append({**point.keys, "on_front": bool(on_front[i]), "tied_with": tied, "equal_to": equal})
+    return pd.DataFrame(rows, columns=[*POINT_KEYS, "on_front", "tied_with", "equal_to"]).astype({"on_front": bool})
 
 
 def with_fronts(points: pd.DataFrame, probability: pd.DataFrame) -> pd.DataFrame:
@@ -166,6 +169,23 @@ def _tied_with(drawn: Numbers, front: int, certainty: float, indifference: float
     dominates = (less.any(axis=2) & ~more.any(axis=2)).mean(axis=0)
     dominated = (more.any(axis=2) & ~less.any(axis=2)).mean(axis=0)
     return np.asarray(~apart & (np.maximum(dominates, dominated) < certainty), dtype=np.bool_)
+
+
+def _equal_groups(drawn: Numbers, fronts: list[int], certainty: float, indifference: float) -> dict[int, int]:
+    """For points that are as good as equal to one on the front, that one; no two of its group are further apart.
+
+    `drawn` has shape (resamples, points, objectives).
+    """
+    found: dict[int, int] = {}
+    for front in (one for one in fronts if one not in found):
+        margin = indifference * np.abs(drawn[:, front])
+        low = high = drawn[:, front]
+        near = (np.abs(drawn - low[:, None]) <= margin[:, None]).all(axis=2).mean(axis=0)
+        for i in np.argsort(-near, kind="stable").tolist():
+            lower, higher = np.minimum(low, drawn[:, i]), np.maximum(high, drawn[:, i])
+            if i not in found and (higher - lower <= margin).all(axis=1).mean() >= certainty:
+                found[i], low, high = front, lower, higher
+    return found
 
 
 def _signs(objectives: Mapping[str, str], indifference: float) -> Numbers:

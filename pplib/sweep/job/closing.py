@@ -13,18 +13,24 @@ from pplib.analysis.repeats import point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.links import UNSHAPED
+from pplib.view.tie_words import tie_lines
 
 NAMED = ("model", "backend", "link", "in_flight")  # always told
 _BEST = (("lowest latency", "latency_s", 1e3, "ms", True), ("most images", "throughput_img_s", 1.0, "img/s", False))
 
 
-def closing_lines(summary: pd.DataFrame) -> list[str]:
-    """What to read first of a summary with at least one trial that succeeded."""
-    sure = front_probability(summary, OBJECTIVES, indifference=INDIFFERENCE)
+def closing_lines(summary: pd.DataFrame, indifference: float = INDIFFERENCE) -> list[str]:
+    """What to read first of a summary with at least one trial that succeeded.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        indifference: what difference between two points does not matter, as a share.
+    """
+    sure = front_probability(summary, OBJECTIVES, indifference=indifference)
     points = with_fronts(point_estimates(summary), sure)
     others = [key for key in CONFIGURATION_KEYS if key not in (*NAMED, "setup")]
     differing = [key for key in others if points[key].nunique(dropna=False) > 1]
-    alike = ties(summary, OBJECTIVES, indifference=INDIFFERENCE)
+    alike = ties(summary, OBJECTIVES, indifference=indifference)
     tied = {point_name(row): row["tied_with"] for row in alike.to_dict("records")}
     lines = []
     for key, group in points.groupby(CONFIGURATION_KEYS, dropna=False, sort=True):
@@ -36,8 +42,9 @@ def closing_lines(summary: pd.DataFrame) -> list[str]:
         where = ", ".join(front["partition_label"]) if len(front) else "no trial succeeded"
         lines += [f"front:   {', '.join([title, *more])}: {where}", *(_best(front) if len(front) else ())]
         rest = group[~group["partition_label"].isin(front["partition_label"])].to_dict("records")
-        if labels := [str(row["partition_label"]) for row in rest if tied[point_name(row)]]:
-            lines.append(f"         as good within noise or {INDIFFERENCE:.0%}: {', '.join(labels)}")
+        mine = {point_name(row) for row in group.to_dict("records")}
+        here = alike[[point_name(row) in mine for row in alike.to_dict("records")]]
+        lines += [f"         {line}" for line in tie_lines(here, indifference)]
         open_ones = [row for row in rest if not tied[point_name(row)] and row["front_probability"] >= UNDECIDED]
         if labels := [f"{row['partition_label']} ({row['front_probability']:.0%})" for row in open_ones]:
             lines.append(f"         not decided, on it in so many of 100 such sweeps: {', '.join(labels)}")

@@ -99,10 +99,10 @@ def run_grid(path: Path) -> int:
                     failures += _show(config)
             if has_trials(results):
                 said.say("writing summary and report")
-                failures += _analyse(results)
+                failures += _analyse(results, grid.configurations[0].indifference)
         if grid.keep == "summary":
             drop_details(grid.configurations)
-        return _tell(results, failures)
+        return _tell(results, failures, grid.configurations[0].indifference)
 
 
 def _planned(
@@ -228,26 +228,27 @@ def _look_at_devices(
             note(config, exc)
 
 
-def _analyse(results: Path) -> list[Failure]:
+def _analyse(results: Path, indifference: float) -> list[Failure]:
     """Write the summary, and the report where there is something to report."""
     summary = write_summary(results)
     if not (read_summary(summary)["status"] == "ok").any():
         return []
     try:
-        execute(NOTEBOOKS / "analyze.ipynb", results / "analyze.ipynb", {"results": str(results)})
+        values = {"results": str(results), "indifference": indifference}
+        execute(NOTEBOOKS / "analyze.ipynb", results / "analyze.ipynb", values)
     except ParetoPipeError as exc:
         return [Failure("the analysis", exc)]
     return []
 
 
-def _tell(results: Path, failures: Sequence[Failure]) -> int:
+def _tell(results: Path, failures: Sequence[Failure], indifference: float) -> int:
     """Print where the results are, what they say, and what failed; the exit status."""
     lines, failed = [""], 0
     if has_trials(results):
         frame = read_summary(results / "summary.csv")
         lines += [f"summary: {results / 'summary.csv'}"]
         if (frame["status"] == "ok").any():
-            lines += [f"report:  {results / 'report.html'}", *closing_lines(frame)]
+            lines += [f"report:  {results / 'report.html'}", *closing_lines(frame, indifference)]
         failed = int((frame["status"] != "ok").sum())
         if failed:
             first = frame[frame["status"] != "ok"].iloc[0]
