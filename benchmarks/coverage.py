@@ -3,6 +3,8 @@
 A sweep of twenty points and three configurations, in turns as a real one: stages whose times are 2 % noise about their
 truth, and devices that drift together (a random walk of 10 %), are a fifth slower for 5 to 30 s now and then, each
 by itself, change from trial to trial by 10 % with heavy tails, as a shared host does (`host`), or do not drift at all.
+Or the second is shared with something else that comes and goes for 5 to 30 s, as often there as not (`busy`): what is
+true is what holds in the mean over many such sweeps.
 The stages of a cut are the sum of their units on two equal devices. Beside the changes of a host also: on two devices
 that have nothing in common (`unlike`), off that sum by 3 % (`rough`), off by 3 % in each configuration (`shared`).
 What is looked at is what fronts are made of: differences between two points of a configuration, and of a point between
@@ -47,6 +49,10 @@ def drifts(random: np.random.Generator, kind: str, count: int) -> np.ndarray:
         return 0.1 * (0.6 * both + 0.8 * each) / np.sqrt(2)
     found = np.zeros((count, 2))
     at = np.arange(count) * TRIAL_S
+    if kind == "busy":
+        changes = np.cumsum(random.uniform(5, 30, size=count)) - random.uniform(0, 60)
+        found[:, 1] = 0.4 * (np.searchsorted(changes, at) % 2) - 0.2
+        return found
     for device in (0, 1) if kind == "bursts" else ():
         begun = 0.0
         while begun < at[-1]:
@@ -130,7 +136,7 @@ def _pairs(kind: str, found: Sequence[Estimates]) -> Iterator[tuple[str, np.ndar
 
 def main() -> None:
     """Print the table; some minutes."""
-    for kind in ("none", "walk", "bursts", "host", "unlike", "rough", "shared"):
+    for kind in ("none", "walk", "bursts", "busy", "host", "unlike", "rough", "shared"):
         for repeats in (3, 5, 10):
             table = coverage(kind, repeats, sweeps=25)
             words = "; ".join(f"{name}: " + ", ".join(f"{v:.1%}" for v in table[name]) for name in table.columns)

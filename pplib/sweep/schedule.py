@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pplib.analysis.estimated.uncertainty import CERTAINTY, UNDECIDED, front_probability
+from pplib.analysis.estimated.uncertainty import CERTAINTY, front_probability
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
 from pplib.columns import OBJECTIVES
 from pplib.config import Configuration
@@ -83,7 +83,7 @@ def next_round(
     frame = pd.concat(frames, ignore_index=True)
     names = frame.drop_duplicates(CONFIGURATION_KEYS).set_index(CONFIGURATION_KEYS)["identity"]
     sure = front_probability(frame, OBJECTIVES, indifference=group[0][0].indifference)
-    sure = sure[(sure["front_probability"] >= UNDECIDED) & (sure["front_probability"] < CERTAINTY)]
+    sure = sure[(sure["front_probability"] >= 1 - CERTAINTY) & (sure["front_probability"] < CERTAINTY)]
     undecided = {
         (str(names[tuple(row[key] for key in CONFIGURATION_KEYS)]), partition_key(row["partition_point"]))
         for row in sure.to_dict("records")

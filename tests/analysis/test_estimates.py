@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.coverage import COLUMNS, coverage, simulated, truth
+from pplib.analysis.estimated.device_ratios import device_ratios
 from pplib.analysis.estimated.drift import drift_of
 from pplib.analysis.estimated.estimates import estimates
 from pplib.analysis.estimated.point_estimates import point_estimates
@@ -19,7 +20,7 @@ from pplib.columns import OBJECTIVES
 from pplib.errors import FrameError
 
 
-@pytest.mark.parametrize("kind", ["none", "walk", "bursts", "host", "unlike", "rough", "shared"])
+@pytest.mark.parametrize("kind", ["none", "walk", "bursts", "busy", "host", "unlike", "rough", "shared"])
 def test_intervals_of_three_repeats_hold_differences_as_often_as_they_say(kind):
     table = coverage(kind, repeats=3, sweeps=6, resamples=400)
     assert table["points"].min() > 0.89 and table["points"].max() < 0.99
@@ -94,6 +95,54 @@ def test_stages_that_a_summary_does_not_have_and_trials_that_lack_a_time_are_lef
     assert len(levels.off_units) == 2
     for one in estimates(both, COLUMNS, resamples=5):
         assert np.isfinite(one.values).all()
+
+
+def test_two_sweeps_beside_a_load_that_comes_and_goes_agree_on_what_is_usual():
+    """The second device is slower for somewhat more, or somewhat less, than half of the time: its median is either."""
+    cuts = []
+    for seed in range(8):
+        summary, _ = simulated(np.random.default_rng([7, seed]), "busy", repeats=3)
+        one = estimates(summary, COLUMNS, resamples=10)[0]
+        cuts.append(np.log(one.values[2, 0] / one.values[17, 0]))  # the second device does most, and hardly anything
+    assert np.std(cuts) < 0.05, "of a device that is 40 % slower, or is not"
+
+
+def slower_second(kind, by, seed=0):
+    """A sweep as it is and one whose second device takes so many times as long, their trials in turns."""
+    plain, slow = (simulated(np.random.default_rng([8, seed]), kind, repeats=3)[0] for _ in (0, 1))
+    noise = np.exp(0.02 * np.random.default_rng(seed).normal(size=(2, len(slow))))
+    slow = slow.assign(stage0_compute_s=slow["stage0_compute_s"] * noise[0])
+    slow = slow.assign(stage1_compute_s=slow["stage1_compute_s"] * by * noise[1])
+    same = {"cpu": "a CPU", "device_names": "a + b"}
+    return pd.concat([plain.assign(setup="plain", **same), slow.assign(setup="slow", **same)], ignore_index=True)
+
+
+@pytest.mark.parametrize("kind", ["none", "host", "busy"])
+def test_a_device_that_is_three_percent_slower_is_found_to_be_so(kind):
+    found = {
+        (one.keys["setup"], one.keys["backend"], one.keys["in_flight"]): one
+        for one in device_ratios(slower_second(kind, 1.03))
+    }
+    assert len(found) == 6
+    changes = []
+    for (setup, *rest), one in found.items():
+        assert (one.device, one.against) == ("b", "a")
+        if setup == "slow":
+            changes.append(np.log(one.draws / found["plain", *rest].draws))
+    low, high = np.quantile(np.mean(changes, axis=0), [0.025, 0.975])
+    assert low < np.log(1.03) < high and high - low < 0.09
+    assert low > 0 or kind == "host", "whose 10 % from trial to trial want more repeats"
+
+
+def test_how_much_longer_a_device_takes_is_told_by_the_cuts():
+    summary = slower_second("host", 1.0)
+    second = summary["stage1_compute_s"] * 1.5
+    for one in device_ratios(summary.assign(stage1_compute_s=second)):
+        low, high = np.quantile(one.draws, [0.025, 0.975])
+        assert low < 1.5 < high and high / low < 1.25
+    once = summary[summary["repeat"] == 0]
+    assert device_ratios(once) == [], "how far another sweep might be is not known"
+    assert device_ratios(summary.drop(columns="device_names")) == []
 
 
 @pytest.mark.parametrize("drift", [0.02, 0.1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 
@@ -45,6 +46,18 @@ def test_a_point_that_got_slower_is_found_and_no_longer_on_the_front():
     fronts = front_replication(one, other, OBJECTIVES, INDIFFERENCE)
     was = fronts[(fronts["partition_label"] == "P9") & (fronts["call_first"] == ON)]
     assert len(was) and (was["call_second"] == OFF).all() and was["contradicted"].all()
+
+
+def test_a_device_that_takes_longer_than_in_the_first_run_is_named(capsys):
+    same = {"cpu": "a CPU", "device_names": "a + b"}
+    one, other = (run_of(seed).assign(**same) for seed in (1, 2))
+    slower = other.assign(stage1_compute_s=other["stage1_compute_s"] * 1.2)
+    *_, changed = comparison_sections([Run("one", one, {}), Run("other", slower, {})])
+    (said,) = re.findall(
+        r"What b takes for the same work as a, against the first: \+(.*)% \(\+(.*)% to \+(.*)%\)", changed.text
+    )
+    middle, low, high = map(float, said)
+    assert 10 < low < middle < high < 30
 
 
 def test_without_repeats_nothing_is_off_a_front_for_certain():

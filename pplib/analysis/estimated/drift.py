@@ -70,7 +70,7 @@ def drift_of(summary: pd.DataFrame, levels: Numbers | None = None) -> Drift:
     started = pd.to_datetime(summary["started_at"], format="ISO8601", utc=True, errors="coerce")
     at = np.asarray((started - started.min()).dt.total_seconds(), dtype=np.float64)
     point = summary.groupby([*CONFIGURATION_KEYS, "partition_point"], dropna=False, sort=False).ngroup().to_numpy()
-    where = [name for name in ("device_names", "devices") if name in summary.columns]
+    where = [name for name in ("device_names", "cpu", "gpu") if name in summary.columns]
     machine = summary.groupby(where, dropna=False, sort=False).ngroup().to_numpy() if where else np.zeros(len(summary))
     times = np.stack([numeric_column(summary, f"stage{i}_compute_s", "the summary") for i in range(stages)], axis=1)
     share = times / np.nansum(times, axis=1, keepdims=True)  # of a stage that is hardly one the time is mostly noise

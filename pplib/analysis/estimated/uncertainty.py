@@ -16,8 +16,9 @@ from pplib.errors import FrameError
 CERTAINTY = 0.95
 """A difference seen in at least this share of the resamples counts as a difference."""
 
-UNDECIDED = 1 - CERTAINTY
-"""A point that is as good as the front in at least this share of the resamples is not off it for certain."""
+UNDECIDED = 0.01
+"""A point that is as good as the front in at least this share of the resamples is not off it for certain: of twenty
+that are equally good each is the best in one of twenty, and in the next sweep one of them is."""
 
 
 def front_probability(
