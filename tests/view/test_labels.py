@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from pplib.view.charts.labels import axis_over, place_labels
+from pplib.view.layout.labels import axis_over, place_labels
 
 
 def test_names_of_points_in_a_crowd_do_not_overlap():

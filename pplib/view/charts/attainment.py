@@ -12,8 +12,8 @@ from pplib.analysis.required_columns import numeric_column, require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import OBJECTIVES, Quantity, direction, quantity
 from pplib.errors import FrameError
-from pplib.view.charts.labels import Axis, axis_over
-from pplib.view.charts.series import palette, panels
+from pplib.view.layout.labels import Axis, axis_over
+from pplib.view.layout.series import palette, panels
 
 
 def attainment_chart(

@@ -8,7 +8,7 @@ import pandas as pd
 from pplib.analysis.required_columns import numeric_column
 from pplib.columns import OBJECTIVES, quantity
 from pplib.errors import FrameError
-from pplib.view.charts.series import Panel, bar_ends, label_axis, labels_in_order, palette, panels, with_series
+from pplib.view.layout.series import Panel, bar_ends, label_axis, labels_in_order, palette, panels, with_series
 
 
 def backend_chart(points: pd.DataFrame, width: int = 440, height: int = 220) -> alt.TopLevelMixin:

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from pplib.errors import FrameError
-from pplib.view.charts.series import Panel, label_axis, labels_in_order, palette, panels, with_series
+from pplib.view.layout.series import Panel, label_axis, labels_in_order, palette, panels, with_series
 
 _PART = re.compile(r"(stage|hop)(\d+)_(compute|transfer|queue)_s")
 _COMPUTE = ("#9ecae1", "#3182bd", "#08519c", "#6baed6", "#2171b5", "#08306b")

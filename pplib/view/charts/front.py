@@ -13,8 +13,8 @@ from pplib.analysis.required_columns import numeric_column
 from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
 from pplib.columns import INDIFFERENCE, OBJECTIVES, Quantity, direction, quantity
 from pplib.errors import FrameError
-from pplib.view.charts.labels import Axis, axis_over, place_labels
-from pplib.view.charts.series import Panel, bar_ends, palette, panels, with_series
+from pplib.view.layout.labels import Axis, axis_over, place_labels
+from pplib.view.layout.series import Panel, bar_ends, palette, panels, with_series
 
 _APART = alt.Axis(labelSeparation=5)
 _SIZE = 70

@@ -11,7 +11,7 @@ from pplib.analysis.robust import on_several_links, stays_on_front
 from pplib.columns import OBJECTIVES
 from pplib.errors import FrameError
 from pplib.view.charts.front import front_panel, prepared_points
-from pplib.view.charts.series import labels_in_order, palette, panels
+from pplib.view.layout.series import labels_in_order, palette, panels
 
 
 def fronts_by_link_chart(

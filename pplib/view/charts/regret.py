@@ -12,7 +12,7 @@ from pplib.analysis.robust import GROUP_KEYS, Draws, minimax_regret, regret
 from pplib.columns import direction, quantity
 from pplib.errors import FrameError
 from pplib.view.charts.front import series_title
-from pplib.view.charts.series import Panel, label_axis, labels_in_order, palette, panels, with_series
+from pplib.view.layout.series import Panel, label_axis, labels_in_order, palette, panels, with_series
 
 WORST = "worst of them"
 """The row below the links."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pplib.analysis.required_columns import require_columns
 from pplib.errors import FrameError
-from pplib.view.charts.series import label_axis, labels_in_order
+from pplib.view.layout.series import label_axis, labels_in_order
 
 _PARTS = {
     "predicted_stage0_compute_s": ("stage 0 compute", "#9ecae1"),
