@@ -17,6 +17,7 @@ from pplib.view.charts import (
     front_chart,
     front_per_configuration_chart,
 )
+from pplib.view.device_speeds import speeds_section
 from pplib.view.difference_words import percent
 from pplib.view.findings import (
     certainty_section,
@@ -91,6 +92,7 @@ def results_sections(
         "decomposition": [Section("Where the time goes", _DECOMPOSITION, parts, name="decomposition")],
         "points": [points_section(points)],
         "steadiness": [steadiness_section(summary)],
+        "speeds": [speeds_section(summary)],
         "unsteady": [unsteady_section(summary)],
         "links": [links_section(summary)],
         "ran_on": [Section("What it ran on", _ran_on(folder, summary))],

@@ -10,6 +10,7 @@ from pplib.view.charts.front_by_link import fronts_by_link_chart
 from pplib.view.charts.gantt import gantt_chart
 from pplib.view.charts.profile import profile_chart
 from pplib.view.charts.regret import regret_chart
+from pplib.view.charts.speeds import speeds_chart
 from pplib.view.charts.split import split_chart
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "gantt_chart",
     "profile_chart",
     "regret_chart",
+    "speeds_chart",
     "split_chart",
 ]
