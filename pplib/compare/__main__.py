@@ -11,6 +11,7 @@ from pplib.columns import INDIFFERENCE
 from pplib.compare.runs import read_runs
 from pplib.compare.sections import comparison_sections
 from pplib.errors import ParetoPipeError
+from pplib.view.report import write_report
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib.compare") -> int:
@@ -20,9 +21,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib.co
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of results, as outputs/default")
     words = "a difference that does not matter, as a share (default: %(default)s)"
     parser.add_argument("--indifference", type=float, default=INDIFFERENCE, metavar="SHARE", help=words)
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write it as a page, with the charts, too")
     options = parser.parse_args(arguments)
     try:
         found = comparison_sections(read_runs(options.runs), options.indifference)
+        title = f"ParetoPipe: {', '.join(run.name for run in options.runs)}"
+        written = None if options.report is None else write_report(options.report, title, found)
     except (ParetoPipeError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
@@ -30,6 +34,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib.co
         sys.stdout.write(f"{section.title}\n\n{section.text}\n\n")
         if section.table is not None:
             sys.stdout.write(section.table.to_string(index=False, float_format="{:.3f}".format) + "\n\n")
+    if written is not None:
+        sys.stdout.write(f"{written}\n")
     return 0
 
 

@@ -8,36 +8,97 @@ import numpy as np
 import pandas as pd
 
 from pplib.analysis.estimated.device_ratios import device_ratios
+from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.replication import changes, front_replication, statement_replication
+from pplib.analysis.estimated.uncertainty import front_probability
 from pplib.analysis.repeats import Numbers
+from pplib.analysis.repeats import POINT_KEYS, point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.compare.runs import Run
+from pplib.view.charts.front_by_run import fronts_by_run_chart
 from pplib.view.difference_words import percent
 from pplib.view.section import Section
+from pplib.view.table_html import cell
 from pplib.view.tables import configuration_columns
 
 _FRONTS = (
     "Of the points that a run calls on a front, what the other says. A point that one has on the front and the other "
     "off it is contradicted; as good is one within {} or noise, not decided what is not off it for certain."
 )
+_CHART = (
+    "In the chart the points of both runs lie over each other, each at the usual speed of its devices that day; bars "
+    "are 95 % intervals of what is on a front. A ring marks what changed by more than all points of its configuration "
+    "did together, and by more than {}, beyond doubt."
+)
 _CHANGES = (
     "What all points of a configuration share is the devices' speed that day. Listed are the points that changed by "
-    "more than that and {}, beyond doubt: by which factor, and its 95 % interval."
+    "more than that and {}, beyond doubt: what either run says, the factor beyond what all share, and its 95 % "
+    "interval."
 )
+_NOTHING = "No configuration has ok trials with the same setup in both: what each has is told above."
+
+Points = tuple[pd.DataFrame, pd.DataFrame]
 
 
 def comparison_sections(runs: list[Run], indifference: float = INDIFFERENCE) -> list[Section]:
-    """What they ran on, and the first beside every other.
+    """What was compared, what it ran on, and the first run beside every other.
 
     Args:
         runs: two or more, see `read_runs`.
         indifference: what difference does not matter, as a share.
     """
-    found = [_ran_on_section(runs)]
-    for other in runs[1:]:
-        found += [_replication_section(runs[0], other, indifference), _changes_section(runs[0], other, indifference)]
+    points = {run.name: _points(run, indifference) for run in runs}
+    found = [_compared_section(runs), _ran_on_section(runs)]
+    for number, other in enumerate(runs[1:], start=2):
+        pair = {run.name: points[run.name] for run in (runs[0], other)}
+        if not set.intersection(*map(_measured, pair.values())):
+            found.append(Section(f"{runs[0].name} and {other.name}", _NOTHING))
+            continue
+        changed = changes(runs[0].summary, other.summary, list(OBJECTIVES))
+        beyond = changed[(changed["low"] > 1 + indifference) | (changed["high"] < 1 - indifference)]
+        found.append(_replication_section(runs[0], other, pair, beyond, f"fronts-1-{number}", indifference))
+        found.append(_changes_section(runs[0], other, pair, changed, beyond, indifference))
     return found
+
+
+def _measured(points: Points) -> set[str]:
+    """The configurations that a run has figures of."""
+    told = points[0][points[0][list(OBJECTIVES)].notna().all(axis=1)]
+    return {point_name({**row, "partition_point": None, "partition_label": None}) for row in told.to_dict("records")}
+
+
+def _points(run: Run, indifference: float) -> Points:
+    return point_estimates(run.summary), front_probability(run.summary, OBJECTIVES, indifference=indifference)
+
+
+def _compared_section(runs: list[Run]) -> Section:
+    """Every configuration with all that names it, and how many trials each run has of it."""
+    counts = {}
+    for run in runs:
+        trials = run.summary.assign(ok=run.summary["status"] == "ok").astype(dict.fromkeys(CONFIGURATION_KEYS, "str"))
+        found = trials.groupby(CONFIGURATION_KEYS, sort=False)["ok"].agg(["sum", "size"])
+        words = [f"{ok} ok" + (f", {size - ok} failed" if size > ok else "") for ok, size in found.to_numpy()]
+        counts[run.name] = pd.Series(words, index=found.index)
+    table = pd.DataFrame(counts)
+    shared = int(table.notna().all(axis=1).sum())
+    table = table.fillna("-").reset_index()
+    table = table.loc[:, [name not in CONFIGURATION_KEYS or (table[name] != "").any() for name in table.columns]]
+    lines = [f"{shared} of {len(table)} configurations are in every run; trials of each:"]
+    lines += [f"- {run.name}: {len(run.summary)} trials{_when(run)}" for run in runs]
+    return Section("What was compared", f"{lines[0]}\n\n" + "\n".join(lines[1:]), table=_kept(table, runs))
+
+
+def _when(run: Run) -> str:
+    told = run.summary.reindex(columns=["started_at"])["started_at"]
+    started = pd.to_datetime(told, format="ISO8601", utc=True, errors="coerce").dropna()
+    return f", {started.min():%Y-%m-%d %H:%M} to {started.max():%Y-%m-%d %H:%M} UTC" if len(started) else ""
+
+
+def _kept(table: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
+    """What runs say stays a column each, also where it is the same in every row."""
+    table.attrs["kept"] = [run.name for run in runs]
+    return table
 
 
 def _ran_on_section(runs: list[Run]) -> Section:
@@ -48,46 +109,68 @@ def _ran_on_section(runs: list[Run]) -> Section:
     title = "What they ran on"
     if differing.empty:
         return Section(title, "Nothing that devices say of themselves differs.")
-    return Section(title, f"{len(differing)} of {len(table)} facts differ.", table=differing)
+    return Section(title, f"{len(differing)} of {len(table)} facts differ.", table=_kept(differing, runs))
 
 
-def _replication_section(first: Run, other: Run, indifference: float) -> Section:
+def _replication_section(
+    first: Run, other: Run, points: dict[str, Points], beyond: pd.DataFrame, name: str, indifference: float
+) -> Section:
+    title = f"{first.name} and {other.name}: the fronts"
     fronts = front_replication(first.summary, other.summary, OBJECTIVES, indifference)
     said = statement_replication(first.summary, other.summary, list(OBJECTIVES))
     against = int(fronts["contradicted"].sum())
-    score = 1 - against / len(fronts) if len(fronts) else float("nan")
     text = (
-        f"Replicability {score:.0%}: of {len(fronts)} points that one of the two calls on a front, the other "
-        f"contradicts {against}. Of {said.stated} differences stated at 95 %, {said.turned} are the other way round in "
-        f"the other's estimates, and {said.opposed} in its statements."
+        f"Replicability {1 - against / len(fronts):.0%}: of {len(fronts)} points that one of the two calls on a front, "
+        f"the other contradicts {against}. Of {said.stated} differences stated at 95 %, {said.turned} are the other "
+        f"way round in the other's estimates, and {said.opposed} in its statements."
     )
     table = fronts.rename(columns={"call_first": first.name, "call_second": other.name})
     shown = [*configuration_columns(table), "partition_label", first.name, other.name]
-    return Section(
-        f"{first.name} and {other.name}: the fronts",
-        f"{text}\n\n{_FRONTS.format(percent(indifference))}",
-        table=table[shown],
-    )
+    chart = fronts_by_run_chart(points, beyond)
+    more = "\n\n".join(words.format(percent(indifference)) for words in (_FRONTS, _CHART))
+    return Section(title, f"{text}\n\n{more}", chart, _kept(table[shown], [first, other]), name)
 
 
-def _changes_section(first: Run, other: Run, indifference: float) -> Section:
-    found = changes(first.summary, other.summary, list(OBJECTIVES))
-    found["column"] = [quantity(str(name)).name for name in found["column"]]
+def _changes_section(
+    first: Run,
+    other: Run,
+    points: dict[str, Points],
+    found: pd.DataFrame,
+    beyond: pd.DataFrame,
+    indifference: float,
+) -> Section:
+    title = f"{first.name} and {other.name}: what changed"
     lines = []
     telling = [key for key in CONFIGURATION_KEYS if key in ("backend", "in_flight") or found[key].nunique() > 1]
     for values, rows in found.groupby(telling, sort=False, dropna=False):
         named = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in zip(telling, values, strict=True))
-        told = [f"{name} {one['common'].iloc[0] - 1:+.1%}" for name, one in rows.groupby("column", sort=False)]
+        common = rows.drop_duplicates("column").set_index("column")["common"]
+        told = [f"{quantity(str(name)).name} {ratio - 1:+.1%}" for name, ratio in common.items()]
         lines.append(f"All points of {named}: {', '.join(told)}.")
     lines += _device_changes(first, other)
-    changed = found[(found["low"] > 1 + indifference) | (found["high"] < 1 - indifference)]
-    title = f"{first.name} and {other.name}: what changed"
     more = "\n\n".join([_CHANGES.format(percent(indifference)), *lines])
-    if changed.empty:
+    if beyond.empty:
         return Section(title, more + "\n\nNo point did.")
-    table = changed.assign(beyond=changed["ratio"] / changed["common"])
-    shown = [*configuration_columns(table), "partition_label", "column", "beyond", "low", "high"]
-    return Section(title, more, table=table[shown].reset_index(drop=True))
+    table = beyond.assign(
+        quantity=[quantity(str(name)).name for name in beyond["column"]],
+        **{name: _values(beyond, one) for name, (one, _) in points.items()},
+        changed_by=beyond["ratio"] / beyond["common"],
+        changed_by_low=beyond["low"],
+        changed_by_high=beyond["high"],
+    )
+    shown = [*configuration_columns(table), "partition_label", "quantity", *points]
+    shown += ["changed_by", "changed_by_low", "changed_by_high"]
+    return Section(title, more, table=_kept(table[shown].reset_index(drop=True), [first, other]))
+
+
+def _values(changed: pd.DataFrame, points: pd.DataFrame) -> list[str]:
+    """What a run says of each point and column that changed, in the unit it is shown in."""
+    known = {point_name(row): row for row in points.to_dict("records")}
+    measured = [known[point_name(row)] for row in changed[POINT_KEYS].to_dict("records")]
+    columns = [quantity(str(name)) for name in changed["column"]]
+    return [
+        f"{cell(float(row[one.column]) * one.factor)} {one.unit}" for row, one in zip(measured, columns, strict=True)
+    ]
 
 
 def _device_changes(first: Run, other: Run) -> Iterator[str]:

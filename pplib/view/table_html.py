@@ -49,13 +49,15 @@ def table_html(frame: pd.DataFrame) -> str:
     """`frame` as an escaped HTML table; columns in s, bytes and bit/s are shown in ms, MB, Mbit/s.
 
     A value and its range (`_min`, `_max`) stand in one cell, as do the ends of an interval (`_low`, `_high`).
-    Columns without any value are left out; what is the same in every row is said once, above.
+    Columns without any value are left out; what is the same in every row is said once, above. Those that
+    `frame.attrs["kept"]` names stay as they are.
 
     >>> table_html(pd.DataFrame({"latency_s": [0.25]})).split("</thead>")[0]
     '<table><thead><tr><th class="n">latency (ms)</th></tr>'
     """
-    columns = [column for column in _columns(frame) if set(column.cells) - {"-", ""}]
-    same = [column for column in columns if _says_the_same(column, frame)]
+    kept = frame.attrs.get("kept", ())
+    columns = [column for column in _columns(frame) if set(column.cells) - {"-", ""} or column.name in kept]
+    same = [column for column in columns if column.name not in kept and _says_the_same(column, frame)]
     shown = [column for column in columns if column not in same] or columns
     words = "; ".join(f"{column.head} {column.cells[0]}" for column in same if column not in shown)
     above = f'<p class="same">In every row: {html.escape(words)}.</p>' if words else ""

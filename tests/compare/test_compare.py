@@ -6,13 +6,17 @@ import json
 import re
 
 import numpy as np
+import pytest
 
 from benchmarks.coverage import simulated
+from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.replication import OFF, ON, calls, changes, front_replication, statement_replication
 from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.compare.__main__ import main
 from pplib.compare.runs import Run
 from pplib.compare.sections import comparison_sections
+from pplib.view.display import png_bytes
+from pplib.view.table_html import table_html
 from tests.sweep.test_summary import write  # noqa: F401 (a fixture)
 
 COLUMNS = list(OBJECTIVES)
@@ -64,14 +68,69 @@ def test_without_repeats_nothing_is_off_a_front_for_certain():
     single = run_of(1).query("repeat == 0")
     assert OFF not in set(calls(single, OBJECTIVES, INDIFFERENCE)["call"])
     told = comparison_sections([Run("a", single, {"cpu": "x"}), Run("b", single, {"cpu": "y", "gpu": "z"})])
-    assert told[0].table.to_dict("list") == {"what": ["cpu", "gpu"], "a": ["x", ""], "b": ["y", "z"]}
-    assert told[1].text.startswith("Replicability 100%: of ")
-    assert told[2].text.endswith("No point did.")
+    assert told[1].table.to_dict("list") == {"what": ["cpu", "gpu"], "a": ["x", ""], "b": ["y", "z"]}
+    assert told[2].text.startswith("Replicability 100%: of ")
+    assert told[3].text.endswith("No point did.")
+
+
+def rows_of(chart):
+    return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
+
+
+def test_the_fronts_of_both_runs_lie_over_each_other_and_what_changed_has_a_ring_in_both():
+    one, other = run_of(1), run_of(2, change=1.5, point=9)
+    fewer = other[(other["backend"] == "socket") | (other["partition_point"] != 4)]
+    _, _, fronts, changed = comparison_sections([Run("a", one, {}), Run("b", fewer, {})])
+    spec = fronts.chart.to_dict()
+    assert [panel["title"]["text"] for panel in spec["concat"]] == [
+        "m · socket, in flight 1",
+        "m · socket, in flight 2",
+        "m · rpc, in flight 2",
+    ]
+    drawn = [row for row in rows_of(fronts.chart) if "place" in row]
+    assert [sum(row["series"] == name for row in drawn) for name in ("a", "b")] == [60, 59]
+    ringed = sorted((row["series"], row["partition_label"]) for row in drawn if row["ringed"])
+    labels = changed.table["partition_label"]
+    panels = changed.table.drop_duplicates(["backend", "in_flight", "partition_label"])
+    assert set(labels) == {label for _, label in ringed} and len(ringed) == 2 * len(panels)
+    assert ("a", "P9") in ringed and ("b", "P9") in ringed
+    estimates = point_estimates(one)
+    best = min(row["x_min"] for row in drawn if row["series"] == "a")
+    assert best == pytest.approx(estimates["latency_s_low"].min() * 1e3)
+    assert png_bytes(fronts.chart, ppi=40).startswith(b"\x89PNG")
+
+
+def test_a_reader_sees_what_was_compared_and_what_each_run_says_also_where_all_say_the_same():
+    one, other = run_of(1), run_of(2, change=1.5, point=9)
+    told = comparison_sections([Run("a", one, {}), Run("b", other[other["backend"] == "socket"], {})])
+    assert told[0].title == "What was compared"
+    assert told[0].text.startswith("2 of 3 configurations are in every run; trials of each:\n\n- a: 240 trials, 20")
+    assert {"batch_size", "weights", "dataset", "num_stages", "granularity"} <= set(told[0].table.columns)
+    assert told[0].table.set_index(["backend", "in_flight"]).loc[("rpc", "2"), ["a", "b"]].tolist() == ["80 ok", "-"]
+    page = table_html(told[0].table)
+    assert "batch size" in page and ">a</th>" in page
+    same = told[2].table.assign(a="on it", b="")
+    same.attrs = told[2].table.attrs
+    assert ">a</th>" in table_html(same) and ">b</th>" in table_html(same)
+    row = told[3].table.set_index(["partition_label", "quantity", "in_flight"]).loc[("P9", "latency", 1)]
+    values = [float(row[name].removesuffix(" ms")) for name in "ab"]
+    assert 1.4 < values[1] / values[0] < 1.6 and row["changed_by_low"] < row["changed_by"] < row["changed_by_high"]
+
+
+def test_runs_without_a_measured_configuration_in_common_get_a_sentence():
+    one, other = run_of(1), run_of(2)
+    for nothing in (other.assign(status="failed"), other.assign(setup="run x")):
+        told = comparison_sections([Run("a", one, {}), Run("b", nothing, {})])
+        assert [section.title for section in told] == ["What was compared", "What they ran on", "a and b"]
+        assert "No configuration has ok trials with the same setup in both" in told[2].text
 
 
 def test_the_command_compares_folders_and_tells_what_they_ran_on(write, tmp_path, capsys):  # noqa: F811
     one, other = write(name="one"), write(name="other", host={"cpu": "another"}, latencies={2: 0.2, 4: 0.1})
-    assert main([str(one.results), str(other.results)]) == 0
+    page = tmp_path / "page" / "compare.html"
+    assert main([str(one.results), str(other.results), "--report", str(page)]) == 0
+    assert "one and other: the fronts" in page.read_text()
+    assert {path.name for path in (page.parent / "charts").iterdir()} == {"fronts-1-2.png", "fronts-1-2.svg"}
     said = capsys.readouterr().out
     assert "What they ran on" in said and "another" in said
     assert "one and other: the fronts\n\nReplicability " in said

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from pplib.analysis.estimated.uncertainty import front_probability
 from pplib.analysis.predicted.prediction import predict_points
 from pplib.analysis.statistics import point_table, representative_trials
+from pplib.columns import OBJECTIVES
 from pplib.errors import FrameError
 from pplib.view import charts
 from pplib.view.charts.decomposition import latency_parts
@@ -69,6 +71,18 @@ def test_every_chart_encodes_only_fields_that_its_data_has(summary, profile, tim
     check(charts.split_chart(predicted, 7))
     one = points[(points["backend"] == "socket") & (points["in_flight"] == 2)]
     check(charts.split_chart(predicted, 0, measured=one))
+
+
+def test_fronts_over_each_other_want_two_runs_that_share_a_configuration(summary, points):
+    probability = front_probability(summary, OBJECTIVES)
+    with pytest.raises(FrameError, match=r"needs two, got \['one'\]"):
+        charts.fronts_by_run_chart({"one": (points, probability)}, points.iloc[:0])
+    other = summary.assign(batch_size=16)
+    runs = {"one": (points, probability), "other": (point_table(other), front_probability(other, OBJECTIVES))}
+    with pytest.raises(FrameError, match="one and other: nothing to draw: no configuration"):
+        charts.fronts_by_run_chart(runs, points.iloc[:0])
+    spec = check(charts.fronts_by_run_chart({**runs, "other": (points, probability)}, points.iloc[:3]))
+    assert sum(row.get("ringed", False) for row in rows_of(spec)) == 2 * 3
 
 
 def test_three_stages_and_several_panels_draw_too(summary_of_three_stages, make_summary):

@@ -193,7 +193,7 @@ def test_a_panel_per_link_stands_best_link_first_with_rings_around_what_stays(tw
     ]
     staying = slower[slower["on_front"]].groupby(["backend", "in_flight", "partition_label"])["link"].nunique() == 2
     expected = {(f"{backend}, in flight {depth}", label) for backend, depth, label in staying[staying].index}
-    drawn = [row for rows in spec["datasets"].values() for row in rows if row.get("stays")]
+    drawn = [row for rows in spec["datasets"].values() for row in rows if row.get("ringed")]
     found = {(row["series"], row["partition_label"]) for row in drawn}
     assert found == expected
     assert len(drawn) == 2 * len(found)
@@ -201,7 +201,7 @@ def test_a_panel_per_link_stands_best_link_first_with_rings_around_what_stays(tw
     words = spec["title"]["subtitle"]
     assert words[0] == "Ringed: on the front of its configuration on every link."
     assert any(line.startswith("socket, in flight 1: P") for line in words)
-    assert "stays" not in json.dumps(charts.front_chart(slower).to_dict())
+    assert "ringed" not in json.dumps(charts.front_chart(slower).to_dict())
 
 
 def test_where_nothing_stays_on_the_front_the_picture_says_so(two_links):

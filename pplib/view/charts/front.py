@@ -123,8 +123,10 @@ def front_panel(
     height: int,
     colours: tuple[list[str], list[str]],
     label_all: bool,
+    shapes: Sequence[str] | None = None,
+    told: tuple[str, str] = ("configuration", "on the front on every link"),
 ) -> alt.LayerChart | alt.FacetChart:
-    """One panel of `prepared_points`, with axes of its own; a ring around every point whose `stays` is true.
+    """One panel of `prepared_points`, with axes of its own; a ring around every point whose `ringed` is true.
 
     Args:
         panel: its rows and heading.
@@ -132,7 +134,9 @@ def front_panel(
         width: pixels.
         height: pixels.
         colours: see `palette`.
-        label_all: name the dominated points too, and leave the legend out.
+        label_all: name the dominated points too, and leave the legend out. Ringed points are always named.
+        shapes: one per series; those of the backends if not given.
+        told: in a tooltip: what a series is, and what a ring says.
     """
     rows = panel.rows
     front = rows[rows["on_front"]]
@@ -153,7 +157,7 @@ def front_panel(
     size: dict[str, Any] = {}
     tooltip = [
         alt.Tooltip("point:N", title="cut after"),
-        alt.Tooltip("series:N", title="configuration"),
+        alt.Tooltip("series:N", title=told[0]),
         alt.Tooltip("x:Q", title=measures[0].title, format=".4~g"),
         alt.Tooltip("y:Q", title=measures[1].title, format=".4~g"),
         alt.Tooltip("place:N", title="Pareto"),
@@ -169,8 +173,8 @@ def front_panel(
         pale = {"opacity": alt.Opacity("probability:Q", scale=faint, legend=None, condition=pales)}
         plain = {"test": unknown, "value": _SIZE}
         size = {"size": alt.Size("probability:Q", scale=wide, legend=_SIZES, condition=plain)}
-    if "stays" in data:
-        tooltip.append(alt.Tooltip("stays:N", title="on the front on every link"))
+    if "ringed" in data:
+        tooltip.append(alt.Tooltip("ringed:N", title=told[1]))
     # The front is drawn last, over the others.
     data = data.sort_values("on_front", kind="stable")
     base = alt.Chart(data)
@@ -183,11 +187,11 @@ def front_panel(
         ranges.encode(x=x(), y=y("y_min"), y2="y_max:Q", color=colour),
         stairs.encode(x=x(), y=y(), color=colour, order="x:Q"),
         base.mark_point(filled=True, size=_SIZE, invalid=None).encode(
-            x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend), **pale, **size
+            x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend, shapes), **pale, **size
         ),
     ]
-    if "stays" in data:
-        rings = base.transform_filter("datum.stays").mark_point(size=210, strokeWidth=2, filled=False, opacity=1)
+    if "ringed" in data:
+        rings = base.transform_filter("datum.ringed").mark_point(size=210, strokeWidth=2, filled=False, opacity=1)
         layers.append(rings.encode(x=x(), y=y(), color=colour))
     layers += _names(rows, x_axis, y_axis, x(), y(), colour, label_all)
     return alt.layer(*layers).properties(width=width, height=height, title=title)
@@ -198,7 +202,8 @@ def _names(
 ) -> list[alt.Chart]:
     """Text layers: the front's names strong, the others' (where wanted) small and grey."""
     # Front points first: they get the best places.
-    named = rows[rows["on_front"] | label_all].sort_values("on_front", ascending=False, kind="stable")
+    wanted = rows["on_front"] | rows["ringed"] if "ringed" in rows else rows["on_front"]
+    named = rows[wanted | label_all].sort_values("on_front", ascending=False, kind="stable")
     placed = place_labels(
         [str(label) for label in named["partition_label"]],
         list(zip(named["x"], named["y"], strict=True)),
@@ -227,9 +232,9 @@ def _names(
     return layers
 
 
-def _shapes(domain: list[str], legend: alt.Legend | None) -> alt.Shape:
+def _shapes(domain: list[str], legend: alt.Legend | None, shapes: Sequence[str] | None) -> alt.Shape:
     """A shape per backend, so that a print without colour still tells them apart."""
-    shapes = ["circle" if name.startswith("socket") else "diamond" for name in domain]
+    shapes = shapes or ["circle" if name.startswith("socket") else "diamond" for name in domain]
     return alt.Shape("series:N", scale=alt.Scale(domain=domain, range=shapes), legend=legend)
 
 

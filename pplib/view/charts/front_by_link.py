@@ -45,7 +45,7 @@ def fronts_by_link_chart(
             "that was measured on two or more"
         )
     frame, measures = prepared_points(several, objectives)
-    frame["stays"] = stays_on_front(frame)
+    frame["ringed"] = stays_on_front(frame)
     colours = palette(frame)
     smaller_is_better = bool(frame["stairs"].iloc[0] == "step-after")
     order = list(frame.groupby("link")["x"].median().sort_values(ascending=smaller_is_better, kind="stable").index)
@@ -69,7 +69,7 @@ def fronts_by_link_chart(
 
 def _rings(frame: pd.DataFrame) -> list[str]:
     """What the rings mean, and a line for every configuration that has some."""
-    stays = frame[frame["stays"]].drop_duplicates(["model", "series", "partition_label"])
+    stays = frame[frame["ringed"]].drop_duplicates(["model", "series", "partition_label"])
     if stays.empty:
         return ["No point is on the front of its configuration on every link."]
     several = frame["model"].nunique() > 1
