@@ -10,7 +10,7 @@ from pplib.errors import nearest
 
 # Of each command: where it is, what goes before its arguments there, and what it does. Nothing is imported for another.
 COMMANDS = {
-    "sweep": ("pplib.sweep.job.grid_run", [], "GRID.yaml: measure what a grid has not yet, and write its report"),
+    "sweep": ("pplib.sweep.job.command", [], "GRID.yaml: measure what a grid has not yet, and write its report"),
     "check": ("pplib.devices.__main__", ["check"], "DEVICES.yaml: what is wrong with the devices, and what to do"),
     "setup": ("pplib.devices.__main__", ["setup"], "DEVICES.yaml: bring devices from a fresh system to ready"),
     "compare": ("pplib.compare.__main__", [], "RUN RUN [...]: results side by side: does one confirm the other?"),

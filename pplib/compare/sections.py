@@ -11,8 +11,7 @@ from pplib.analysis.estimated.device_ratios import device_ratios
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.replication import changes, front_replication, statement_replication
 from pplib.analysis.estimated.uncertainty import front_probability
-from pplib.analysis.repeats import Numbers
-from pplib.analysis.repeats import POINT_KEYS, point_name
+from pplib.analysis.repeats import POINT_KEYS, Numbers, point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.compare.runs import Run

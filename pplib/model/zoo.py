@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from pplib.config import make_importable, search_folders
 from pplib.errors import ModelError, WeightsError, nearest
+from pplib.files.late_import import without_compiler
 from pplib.model.weights.calibrate import calibrate_batch_norm, wake_silent_layers
 from pplib.model.weights.checkpoint import apply_checkpoint, check_source, read_checkpoint
 from pplib.model.wrapped import check_kind, initialise, unwrapped
@@ -169,7 +170,8 @@ def preprocessing(name: str) -> Callable[[Any], torch.Tensor]:
             f"a function from one RGB PIL image to a tensor of shape {(channels, height, width)}, or use "
             "dataset: synthetic"
         )
-    from torchvision import transforms
+    with without_compiler():
+        from torchvision import transforms
 
     scale = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.25,))
     normalise = [transforms.ToTensor(), transforms.Normalize(*scale)]
@@ -285,6 +287,7 @@ def _default_weights(name: str) -> Any:
 
 def _torchvision_models() -> Any:
     """Imported where it is needed: it takes seconds and much memory, and a user's own model may do without."""
-    from torchvision import models
+    with without_compiler():
+        from torchvision import models
 
     return models

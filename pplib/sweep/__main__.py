@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pplib.sweep.job.grid_run import main
+from pplib.sweep.job.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -36,21 +37,23 @@ from pplib.view.tables import configuration_columns, front_table
 _ALWAYS = ("pairs", "unsteady", "ran_on")  # say something also where they have nothing to show
 
 
-def write_results_report(folder: Path, summary: pd.DataFrame, indifference: float = INDIFFERENCE) -> Path:
+def write_results_report(
+    folder: Path, summary: pd.DataFrame, sections: Mapping[str, Sequence[Section]] | None = None
+) -> Path:
     """Write `report.html` and `charts/*.png`, `charts/*.svg` beside the results.
 
     Args:
         folder: the results folder.
         summary: its trials, one row each.
-        indifference: what difference between two points does not matter, as a share.
+        sections: see `results_sections`; made here if not given.
 
     Returns:
         Where the report is.
     """
     told = [
         one
-        for topic, sections in results_sections(folder, summary, indifference).items()
-        for one in sections
+        for topic, found in (sections or results_sections(folder, summary)).items()
+        for one in found
         if topic in _ALWAYS or one.chart is not None or one.table is not None
     ]
     path = folder / "report.html"

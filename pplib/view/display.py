@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import functools
+import json
 import os
 import struct
 from dataclasses import dataclass
@@ -37,7 +39,7 @@ def use_offline_charts(live: bool | None = None) -> None:
 
 def _still(spec: dict[str, Any], **_options: object) -> tuple[dict[str, Any], dict[str, Any]]:
     """The picture of a chart as Jupyter's bundle, and its size on the page in pixels."""
-    picture = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, ppi=PPI)
+    picture = Drawing.of(spec).png()
     width, height = struct.unpack(">II", picture[16:24])
     size = {"width": round(width * 72 / PPI), "height": round(height * 72 / PPI)}
     return {"image/png": base64.b64encode(picture).decode(), "text/plain": "a chart"}, {"image/png": size}
@@ -68,7 +70,12 @@ class Drawing:
 
     def png(self, ppi: int = PPI) -> bytes:
         """The picture as PNG."""
-        return vl_convert.vegalite_to_png(self.spec, vl_version=VEGA_LITE, ppi=ppi)
+        return vl_convert.svg_to_png(self.svg, ppi=ppi)
+
+    @classmethod
+    def of(cls, spec: dict[str, object]) -> Drawing:
+        """The drawing of a specification; what a notebook shows is not drawn again for the report."""
+        return cls(spec, _svg(json.dumps(spec)))
 
     def save(self, folder: Path | str, name: str) -> tuple[Path, Path]:
         """Write `<name>.png` and `<name>.svg` into `folder`, which is made if missing.
@@ -89,13 +96,17 @@ class Drawing:
 
 def draw(chart: alt.TopLevelMixin) -> Drawing:
     """Draw a chart, once for all its uses: that takes most of a second."""
-    spec = _spec(chart)
-    return Drawing(spec, vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE))
+    return Drawing.of(_spec(chart))
 
 
 def png_bytes(chart: alt.TopLevelMixin, ppi: int = PPI) -> bytes:
     """A chart as a PNG picture, where nothing else is wanted of it."""
-    return vl_convert.vegalite_to_png(_spec(chart), vl_version=VEGA_LITE, ppi=ppi)
+    return draw(chart).png(ppi)
+
+
+@functools.lru_cache(maxsize=32)
+def _svg(spec: str) -> str:
+    return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
 
 
 def _spec(chart: alt.TopLevelMixin) -> dict[str, object]:

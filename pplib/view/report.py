@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import html
@@ -10,10 +11,13 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import vl_convert
 
+from pplib.cache import cache_dir
+from pplib.errors import OutputError
 from pplib.records import write_atomic
 from pplib.view.display import VEGA_LITE, Drawing, draw
 from pplib.view.section import Section
@@ -86,11 +90,21 @@ def _page(title: str, sections: list[tuple[Section, Drawing | None]]) -> str:
     )
 
 
-@functools.cache  # it takes seconds
+@functools.cache
 def _vega() -> str:
-    """What draws the charts. A closing tag inside a string of it would end the script."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-    return bundle.replace("</script", r"<\/script")
+    """What draws the charts: made once per version, for it takes seconds, and kept beside the weights.
+
+    A closing tag inside a string of it would end the script.
+    """
+    kept = cache_dir() / f"vega-{VEGA_LITE}-{version('vl-convert-python')}.js"
+    try:
+        return kept.read_bytes().decode()
+    except OSError:
+        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+        bundle = bundle.replace("</script", r"<\/script")
+        with contextlib.suppress(OutputError):  # no room: the next report takes the same time
+            write_atomic(kept, bundle.encode())
+        return bundle
 
 
 def _hash(script: str) -> str:

@@ -17,7 +17,7 @@ from pplib.columns import column
 from pplib.files.lock import sole_sweep
 from pplib.records import read_record
 from pplib.sweep.auto import NAME, read_choice
-from pplib.sweep.job.grid_run import main
+from pplib.sweep.job.command import main
 from pplib.sweep.results import read_summary
 from tests.helpers.models import tiny as tiny_model
 from tests.sweep.conftest import ROOT

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import dataclasses
-import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from pplib import limits
 from pplib.config import Configuration, project_path
-from pplib.devices import Testbed, load_testbed
+from pplib.devices import Testbed
 from pplib.errors import ConfigError, OutputError, ParetoPipeError
 from pplib.files.lock import sole_sweep
-from pplib.grid import load_grid
+from pplib.grid import Grid
 from pplib.sweep.auto import stored_choice
 from pplib.sweep.claim import claim_folder, hardware
 from pplib.sweep.experiment import Experiment, choose_points, prepare
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.job.experiment_check import check_inputs, count_units
 from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder, execute
+from pplib.sweep.progress import VARIABLE as PROGRESS
 from pplib.sweep.progress import Board, Told, board
 from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary, write_summary
 from pplib.sweep.run import MEASURED, run_together
 from pplib.sweep.schedule import is_decided, missing_trials
 from pplib.testbed.emulation.namespaces import choose_engine
 from pplib.testbed.session import Session, check_rpc_network, workers_up
+from pplib.testbed.workers.fork_server import KERNEL_SERVER
 
-DESCRIPTION = """Measure what a grid has not yet, its configurations interleaved; then papermill runs
-notebooks/sweep.ipynb once per configuration, and the summary and the report are written. Start it again after an
-interruption, or where a trial failed.
-"""
-
+MOST_KERNELS = 4  # at a time: each may hold a model
 _INTERLEAVED = ("backend", "link", "in_flight", "max_trial_s", "variant")  # what configurations of one group differ in
 
 
@@ -47,26 +46,14 @@ class Failure:
     error: ParetoPipeError
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib") -> int:
-    """Run a grid. Exit status: 0 when every trial is done, 1 on an error, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(prog=f"{prog} sweep", description=DESCRIPTION)
-    parser.add_argument("grid", type=Path, help="a YAML file whose lists expand into configurations")
-    options = parser.parse_args(arguments)
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    try:
-        return run_grid(options.grid)
-    except ParetoPipeError as exc:
-        sys.stderr.write(f"\nerror: {exc}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: trials already done are kept; start again to do the rest\n")
-        return 130
-
-
-def run_grid(path: Path) -> int:
+def run_grid(grid: Grid, testbeds: Mapping[str, Testbed]) -> int:
     """Measure what is missing of a grid, write the summary and the report, and say where they are.
 
     A configuration that fails does not keep the others from being measured.
+
+    Args:
+        grid: what to measure.
+        testbeds: by the name of each device file that it names, what that says.
 
     Returns:
         0 where every trial is done, else 1.
@@ -74,10 +61,8 @@ def run_grid(path: Path) -> int:
     Raises:
         ParetoPipeError: bad input, found before a worker is started, or results that cannot be written.
     """
-    grid = load_grid(path)
     check_temporary_folder()
     results = grid.configurations[0].results
-    testbeds = {config.devices: load_testbed(config.devices_file) for config in grid.configurations}
     planned = _planned(grid.configurations, testbeds)
     with sole_sweep([results, *[config.folder for config in grid.configurations]]):
         for config in grid.configurations:
@@ -92,14 +77,11 @@ def run_grid(path: Path) -> int:
                 for shaped in (False, True):
                     mine = [g for g in groups if g[0].devices == devices and g[0].link_profile.shaped == shaped]
                     failures += _run_groups(mine, testbed, shaped, said)
-            given_up = {failure.what for failure in failures}
-            for config in grid.configurations if grid.keep == "all" else ():
-                if config.identity not in given_up and has_trials(config.folder) and not is_shown(config):
-                    said.say(f"writing the notebook of {config.identity}")
-                    failures += _show(config)
             if has_trials(results):
-                said.say("writing summary and report")
-                failures += _analyse(results, grid.configurations[0].indifference)
+                given_up = {failure.what for failure in failures}
+                kept = [one for one in grid.configurations if grid.keep == "all" and one.identity not in given_up]
+                kept = [one for one in kept if has_trials(one.folder) and not is_shown(one)]
+                failures += _show(results, kept, grid.configurations[0].indifference, said)
         if grid.keep == "summary":
             drop_details(grid.configurations)
         return _tell(results, failures, grid.configurations[0].indifference)
@@ -173,6 +155,7 @@ def _run_groups(groups: Sequence[list[Configuration]], testbed: Testbed, shaped:
     try:
         with workers_up(testbed, sorted({config.backend for config in left}), shaped) as session:
             _look_at_devices(session, left, testbed, note)
+            KERNEL_SERVER.wait_loaded(limits.KERNEL_START_S)  # nothing runs beside what is measured
             for group in groups:
                 if mine := [config for config in group if config in left]:
                     said.begin(_title(group))
@@ -196,17 +179,48 @@ def _experiments(group: Sequence[Configuration]) -> list[Experiment]:
     return [dataclasses.replace(one, config=config, link=config.link_profile) for config in group]
 
 
-def _show(config: Configuration) -> list[Failure]:
-    """Have the sweep notebook show what was measured."""
-    values = {**config.as_dict(), "output_dir": str(project_path(config.output_dir))}
+def _show(results: Path, configurations: Sequence[Configuration], indifference: float, said: Board) -> list[Failure]:
+    """Write the summary, and have notebooks show what was measured, several at a time: nothing is measured any more.
+
+    Returns:
+        What failed, the others went on.
+    """
+    jobs = {
+        one.identity: ("sweep.ipynb", one.folder, {**one.as_dict(), "output_dir": str(project_path(one.output_dir))})
+        for one in configurations
+    }
+    said.say("writing summary and report" + (f", and the notebooks of {len(jobs)} configurations" if jobs else ""))
+    if (read_summary(write_summary(results))["status"] == "ok").any():
+        values = {"results": str(results), "indifference": indifference}
+        jobs = {"the analysis": ("analyze.ipynb", results, values), **jobs}  # it takes longest
+    with _showing(), ThreadPoolExecutor(min(MOST_KERNELS, os.cpu_count() or 1)) as kernels:
+        done = {
+            kernels.submit(execute, NOTEBOOKS / notebook, folder / notebook, values): what
+            for what, (notebook, folder, values) in jobs.items()
+        }
+        try:
+            wait(done)
+        except BaseException:
+            kernels.shutdown(wait=False, cancel_futures=True)
+            KERNEL_SERVER.close()  # and with it the kernels
+            raise
+    errors = {what: one.exception() for one, what in done.items()}
+    for error in errors.values():
+        if error is not None and not isinstance(error, ParetoPipeError):
+            raise error
+    return [Failure(what, error) for what, error in errors.items() if isinstance(error, ParetoPipeError)]
+
+
+@contextlib.contextmanager
+def _showing() -> Iterator[None]:
+    """Kernels that are started in this context measure nothing, and do not tell the board what each of them does."""
+    board_file = os.environ.pop(PROGRESS)
     os.environ[MEASURED] = "1"
     try:
-        execute(NOTEBOOKS / "sweep.ipynb", config.folder / "sweep.ipynb", values)
-    except ParetoPipeError as exc:
-        return [Failure(config.identity, exc)]
+        yield
     finally:
         del os.environ[MEASURED]
-    return []
+        os.environ[PROGRESS] = board_file
 
 
 def _look_at_devices(
@@ -226,19 +240,6 @@ def _look_at_devices(
             claim_folder(config, testbed, hosts[count])
         except OutputError as exc:
             note(config, exc)
-
-
-def _analyse(results: Path, indifference: float) -> list[Failure]:
-    """Write the summary, and the report where there is something to report."""
-    summary = write_summary(results)
-    if not (read_summary(summary)["status"] == "ok").any():
-        return []
-    try:
-        values = {"results": str(results), "indifference": indifference}
-        execute(NOTEBOOKS / "analyze.ipynb", results / "analyze.ipynb", values)
-    except ParetoPipeError as exc:
-        return [Failure("the analysis", exc)]
-    return []
 
 
 def _tell(results: Path, failures: Sequence[Failure], indifference: float) -> int:

@@ -27,10 +27,10 @@ from pplib.files.own_folder import own_folder
 from pplib.files.own_paths import without_own_paths
 from pplib.notebook import assigned_names
 from pplib.records import not_written, write_atomic
-from pplib.sweep.job import kernel_process
-from pplib.testbed.workers.fork_server import ForkServer, Order
+from pplib.testbed.workers.fork_server import KERNEL_SERVER, Order
 
 NOTEBOOKS = ROOT / "notebooks"
+KERNEL = Path(__file__).with_name("kernel_process.py")
 LONGEST_SOCKET = 107  # bytes of a Unix socket's path, by the kernel's `struct sockaddr_un`
 STANDARD_ERROR = 2
 ROOM = 50  # for the names of our folders and sockets below the folder of temporary files
@@ -38,9 +38,6 @@ ROOM = 50  # for the names of our folders and sockets below the folder of tempor
 
 class NotebookError(ParetoPipeError):
     """A notebook stopped at a failing cell; the executed copy shows where."""
-
-
-FORK_SERVER = ForkServer(kernel_process.__name__)
 
 
 class ForkedKernel(LocalProvisioner):
@@ -53,8 +50,8 @@ class ForkedKernel(LocalProvisioner):
             WorkerError: no process can be had.
         """
         folder = str(kwargs.get("cwd") or Path.cwd())
-        order = Order("kernel", kernel_process.__file__, tuple(cmd), folder, kwargs["env"])
-        forked = FORK_SERVER.fork(order, STANDARD_ERROR, limits.KERNEL_START_S)
+        order = Order("kernel", str(KERNEL), tuple(cmd), folder, kwargs["env"])
+        forked = KERNEL_SERVER.fork(order, STANDARD_ERROR, limits.KERNEL_START_S)
         for pipe in (forked.stdin, forked.stdout):  # a kernel is talked to through its own sockets
             pipe.close()
         self.process = cast("subprocess.Popen[Any]", forked)  # it has what a provisioner uses of one

@@ -12,6 +12,9 @@ import pplib.notebook
 import pplib.sweep.report
 import pplib.sweep.run
 import pplib.view.widgets  # noqa: F401 (loaded before the fork, with what they import)
+from pplib.model.zoo import model_names
+
+model_names()  # loads torchvision
 
 
 def main() -> None:

@@ -22,16 +22,17 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import IO
 
 import msgspec
 
 from pplib import limits
 from pplib.errors import WorkerError
 from pplib.testbed.emulation import syscalls
+from pplib.testbed.workers.forked import Forked
 
 _LONGEST_BYTES = 1 << 20
-_FIRST_OTHER_FD = 3
+_STANDARD_ERROR, _FIRST_OTHER_FD = 2, 3
+_LOADED = b"loaded"  # what a server says first
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -54,53 +55,6 @@ class Order(msgspec.Struct, frozen=True):
     networks: tuple[str, ...] = ()
 
 
-class Forked:
-    """A process, as `subprocess.Popen` would show it.
-
-    Attributes:
-        pid: its process id.
-        stdin, stdout: the pipes to it and from it; `stderr` is none.
-        returncode: how it ended, a signal as a negative number; None while it has not, as far as is known.
-    """
-
-    def __init__(self, pid: int, stdin: IO[bytes], stdout: IO[bytes], ending: int) -> None:
-        self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, None
-        self.returncode: int | None = None
-        self._ending, self._lock = ending, threading.Lock()
-
-    def __del__(self) -> None:
-        os.close(self._ending)
-
-    def wait(self, timeout_s: float | None = None) -> int:
-        """Wait for its end; None: however long that takes.
-
-        Raises:
-            subprocess.TimeoutExpired: it goes on.
-        """
-        if self.returncode is None and not select.select([self._ending], [], [], timeout_s)[0]:
-            raise subprocess.TimeoutExpired(str(self.pid), timeout_s or 0.0)
-        with self._lock:
-            if self.returncode is None:
-                told = os.read(self._ending, 64)
-                if not told:  # the server was killed: nobody would know of this one any more
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(self.pid, signal.SIGKILL)
-                self.returncode = int(told) if told else -int(signal.SIGKILL)
-            return self.returncode
-
-    def poll(self) -> int | None:
-        """How it ended, if it has."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.wait(0)
-        return self.returncode
-
-    def kill(self) -> None:
-        """End it at once, if it still runs."""
-        if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-
-
 class ForkServer:
     """The end of the process that asks. Calls are safe from several threads.
 
@@ -112,7 +66,20 @@ class ForkServer:
         self._module, self._lock = module, threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._loaded = False
         atexit.register(self.close)
+
+    def start(self) -> None:
+        """Have the server load what it has to, in the background; what it says goes to our standard error."""
+        with self._lock:
+            if self._socket is None:
+                self._start(_STANDARD_ERROR)
+
+    def wait_loaded(self, timeout_s: float) -> None:
+        """If it was started, wait until it has loaded all, or has ended: so long it keeps a core busy."""
+        with self._lock:
+            if self._socket is not None and not self._loaded:
+                select.select([self._socket], [], [], timeout_s)
 
     def fork(self, order: Order, log: int, timeout_s: float) -> Forked:
         """Start a process; its standard error goes to the descriptor `log`.
@@ -141,10 +108,11 @@ class ForkServer:
         if self._socket is not None and self._process is not None:
             self._socket.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(limits.THREAD_JOIN_S)
+                self._process.wait(limits.THREAD_JOIN_S if self._loaded else 0)  # it does not look up before
             self._process.kill()
             self._process.wait()
         self._socket = self._process = None
+        self._loaded = False
 
     def _ask(self, order: Order, fds: Sequence[int], timeout_s: float) -> int:
         content = msgspec.json.encode(order)
@@ -153,6 +121,7 @@ class ForkServer:
                 asked = self._socket or self._start(fds[2])
                 asked.settimeout(timeout_s)
                 try:
+                    self._loaded = self._loaded or asked.recv(64) == _LOADED
                     socket.send_fds(asked, [content], list(fds))
                     if answer := asked.recv(64):
                         if int(answer) <= 0:
@@ -187,6 +156,10 @@ class ForkServer:
             )
         self._socket = ours
         return ours
+
+
+WORKER_SERVER = ForkServer("pplib.pipeline.worker.command_line")
+KERNEL_SERVER = ForkServer("pplib.sweep.job.kernel_process")
 
 
 def serve(asked: socket.socket) -> None:
@@ -287,7 +260,10 @@ def main() -> None:
     """Load what all need, then serve."""
     importlib.import_module(sys.argv[2])
     with socket.socket(fileno=int(sys.argv[1])) as asked:
+        with contextlib.suppress(BrokenPipeError):  # nobody is there to ask any more
+            asked.send(_LOADED)
         serve(asked)
+    os._exit(0)  # to take all down that was loaded would take a while
 
 
 if __name__ == "__main__":

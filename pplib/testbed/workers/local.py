@@ -22,10 +22,10 @@ from pplib.pipeline.worker.command_line import Ready, read_ready
 from pplib.pipeline.worker.settings import WorkerSettings
 from pplib.testbed.emulation.namespaces import Place
 from pplib.testbed.ssh.endings import told
-from pplib.testbed.workers.fork_server import Forked, ForkServer, Order
+from pplib.testbed.workers.fork_server import WORKER_SERVER, Order
+from pplib.testbed.workers.forked import Forked
 
 WORKERS = ROOT / "workers"
-FORK_SERVER = ForkServer("pplib.pipeline.worker.command_line")
 
 
 class LocalWorker:
@@ -85,7 +85,7 @@ class LocalWorker:
         )
         Path(self.control).unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            self._process = FORK_SERVER.fork(order, log.fileno(), timeout_s)
+            self._process = WORKER_SERVER.fork(order, log.fileno(), timeout_s)
         if place:
             place.watch(self._process)
         with contextlib.suppress(BrokenPipeError):  # it died at once; the wait tells why
