@@ -126,6 +126,34 @@ def test_a_server_that_is_not_ready_in_time_is_told_and_ended(tmp_path):
     assert one._process is None
 
 
+def test_a_server_that_is_started_ahead_has_loaded_all_when_it_is_waited_for(tmp_path, capfd):
+    one = ForkServer("pplib.errors")
+    one.wait_loaded(0)  # nothing was started: there is nothing to wait for
+    one.start()
+    process = one._process
+    one.start()
+    assert one._process is process, "once"
+    one.wait_loaded(60)
+    assert one._loaded
+    (tmp_path / "nothing.py").write_text("")
+    forked = one.fork(Order("nothing", str(tmp_path / "nothing.py"), (), "/", {}), 2, 20)
+    assert end(forked) == 0
+    one.close()
+    assert process.returncode == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_server_that_still_loads_is_ended_at_once_and_without_a_word(tmp_path, monkeypatch, capfd):
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(1000)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    one = ForkServer("endless")
+    one.start()
+    process = one._process
+    one.close()
+    assert process.returncode == -signal.SIGKILL
+    assert capfd.readouterr().err == ""
+
+
 def test_the_server_ends_with_its_process(tmp_path, wait_until):
     code = f"""
 import sys

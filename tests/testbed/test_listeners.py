@@ -21,6 +21,7 @@ from pplib.devices import Testbed, load_testbed
 from pplib.errors import ConfigError
 from pplib.pipeline.hops.rpc_meeting import Meeting
 from pplib.sweep.job import grid_run as batch
+from pplib.sweep.job.command import main
 from pplib.testbed.emulation import namespaces as room
 from pplib.testbed.emulation.namespace_process import Offers
 from pplib.testbed.provision.setup import set_up
@@ -105,14 +106,14 @@ def test_without_namespaces_rpc_is_refused_with_what_to_do_and_sockets_are_not(m
 
 def test_a_sweep_of_both_backends_measures_sockets_where_rpc_is_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(room, "_offers", lambda: Offers("no", "no", "no", "no namespaces"))
-    monkeypatch.setattr(batch, "_analyse", lambda results: batch.write_summary(results) and [])
+    monkeypatch.setattr(batch, "_show", lambda results, *_: batch.write_summary(results) and [])
     grid = tmp_path / "grid.yaml"
     grid.write_text(
         "name: both\nmodel: tests.helpers.models:tiny\n"
         "num_images: 8\nbatch_size: 2\nrepeats: 1\npartition_points: [2]\n"
         f"backend: [rpc, socket]\ndevices: {LOCAL}\noutput_dir: {tmp_path / 'out'}\n"
     )
-    assert batch.main([str(grid)]) == 1
+    assert main([str(grid)]) == 1
     summary = (tmp_path / "out" / "both" / "summary.csv").read_text()
     assert summary.count(",ok,") == 1
     said = capsys.readouterr().err

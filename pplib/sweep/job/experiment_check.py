@@ -17,7 +17,7 @@ from pplib.sweep.experiment import described
 
 
 def count_units(config: Configuration, proven: dict[object, nn.Module] | None = None) -> int:
-    """How many units the model has: it is traced, of torchvision's ones no weights are loaded.
+    """How many units the model has: it is traced, and of torchvision's ones no weights are read.
 
     A user's model is loaded with its weights and run, so that what cannot work is said before a device is
     touched.
@@ -31,6 +31,9 @@ def count_units(config: Configuration, proven: dict[object, nn.Module] | None = 
         WeightsError: the file of its weights is not there, or does not fit.
     """
     name, shape = config.model, input_shape(config.model)
+    if ":" not in name and config.weights == "random":  # as soon made as a skeleton, which takes PyTorch's compiler
+        model = load_model(name, config.weights, config.num_classes, config.seed)
+        return len(PartitionedModel(model, torch.zeros(1, *shape), config.granularity).points) - 1
     if ":" not in name:
         skeleton = build_skeleton(name, config.weights, config.num_classes)
         return len(PartitionedModel(skeleton, torch.empty((1, *shape), device="meta"), config.granularity).points) - 1

@@ -78,8 +78,8 @@ class ForkServer:
     def wait_loaded(self, timeout_s: float) -> None:
         """If it was started, wait until it has loaded all, or has ended: so long it keeps a core busy."""
         with self._lock:
-            if self._socket is not None and not self._loaded:
-                select.select([self._socket], [], [], timeout_s)
+            if self._socket is not None and not self._loaded and select.select([self._socket], [], [], timeout_s)[0]:
+                self._loaded = self._socket.recv(64) == _LOADED
 
     def fork(self, order: Order, log: int, timeout_s: float) -> Forked:
         """Start a process; its standard error goes to the descriptor `log`.
@@ -106,9 +106,11 @@ class ForkServer:
 
     def _end(self) -> None:
         if self._socket is not None and self._process is not None:
+            if not self._loaded:  # it does not look up before
+                self._process.kill()
             self._socket.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(limits.THREAD_JOIN_S if self._loaded else 0)  # it does not look up before
+                self._process.wait(limits.THREAD_JOIN_S)
             self._process.kill()
             self._process.wait()
         self._socket = self._process = None
@@ -171,6 +173,7 @@ def serve(asked: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     gc.collect()
+    gc.enable()
     gc.freeze()  # what is loaded is shared with the workers, as long as nobody writes to it
     loaded = syscalls.resident_files()
     with selectors.DefaultSelector() as selector:
@@ -258,6 +261,7 @@ def _become(order: Order, pipes: Sequence[int], loaded: Sequence[tuple[int, int]
 
 def main() -> None:
     """Load what all need, then serve."""
+    gc.disable()  # what is loaded stays: to look for garbage in it takes a seventh of the time
     importlib.import_module(sys.argv[2])
     with socket.socket(fileno=int(sys.argv[1])) as asked:
         with contextlib.suppress(BrokenPipeError):  # nobody is there to ask any more
