@@ -35,7 +35,7 @@ ROOMS = {
         {"", "pipeline"},
         ["ssh", "shipping", "shaping", "emulation", "provision", "workers", ""],
     ),
-    "view": ({"", "analysis"}, ["layout", "charts", ""]),
+    "view": ({"", "analysis"}, ["layout", "words", "charts", ""]),
     "sweep": ({"", "model", "pipeline", "testbed", "analysis", "view"}, ["", "job"]),
     "compare": ({"", "analysis", "view", "sweep"}, [""]),
 }

@@ -16,10 +16,10 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.compare.runs import Run
 from pplib.view.charts.front_by_run import fronts_by_run_chart
-from pplib.view.difference_words import percent
 from pplib.view.section import Section
 from pplib.view.table_html import cell
 from pplib.view.tables import configuration_columns
+from pplib.view.words.differences import percent
 
 _FRONTS = (
     "Of the points that a run calls on a front, what the other says. A point that one has on the front and the other "

@@ -19,7 +19,6 @@ from pplib.view.charts import (
     front_per_configuration_chart,
 )
 from pplib.view.device_speeds import speeds_section
-from pplib.view.difference_words import percent
 from pplib.view.findings import (
     certainty_section,
     links_section,
@@ -33,6 +32,7 @@ from pplib.view.findings import (
 from pplib.view.report import write_report
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, front_table
+from pplib.view.words.differences import percent
 
 _ALWAYS = ("pairs", "unsteady", "ran_on")  # say something also where they have nothing to show
 

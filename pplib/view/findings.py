@@ -23,10 +23,10 @@ from pplib.view.charts.attainment import attainment_chart
 from pplib.view.charts.backends import backend_chart
 from pplib.view.charts.front_by_link import fronts_by_link_chart
 from pplib.view.charts.regret import regret_chart
-from pplib.view.difference_words import device_lines, difference_lines, percent
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, points_table, requested_and_measured
-from pplib.view.tie_words import tie_lines
+from pplib.view.words.differences import device_lines, difference_lines, percent
+from pplib.view.words.ties import tie_lines
 
 _ONE_LINK = (
     "These results hold no configuration that was measured on two links or more. To compare links, give `link` a list "

@@ -16,7 +16,7 @@ from pplib.analysis.estimated.uncertainty import front_probability, ties, with_f
 from pplib.analysis.pareto import pareto_mask
 from pplib.analysis.statistics import fronts
 from pplib.errors import FrameError
-from pplib.view.tie_words import tie_lines
+from pplib.view.words.ties import tie_lines
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 

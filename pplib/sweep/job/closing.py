@@ -13,7 +13,7 @@ from pplib.analysis.repeats import point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.links import UNSHAPED
-from pplib.view.tie_words import tie_lines
+from pplib.view.words.ties import tie_lines
 
 NAMED = ("model", "backend", "link", "in_flight")  # always told
 _BEST = (("lowest latency", "latency_s", 1e3, "ms", True), ("most images", "throughput_img_s", 1.0, "img/s", False))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pplib.view.difference_words import percent
+from pplib.view.words.differences import percent
 
 
 def tie_lines(tied: pd.DataFrame, indifference: float) -> list[str]:
