@@ -36,7 +36,9 @@ def tie_lines(tied: pd.DataFrame, indifference: float) -> list[str]:
     told = "; ".join(_together(group, labels) for group in groups.values() if len(group) > 1)
     lines = [f"equal within {percent(indifference)}: {told}"] if told else []
     if unlike:
-        lines.append("not told from " + "; from ".join(f"{one}: {', '.join(found)}" for one, found in unlike.items()))
+        lines.append(
+            "not told from " + "; from ".join(f"{one}: {_together(found, labels)}" for one, found in unlike.items())
+        )
     return lines
 
 
