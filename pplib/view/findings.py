@@ -226,7 +226,7 @@ _PAIRS = (
     "stage 0 of one cut, stage 1 of another."
 )
 _CERTAINTY = (
-    "What another sweep might have found is drawn a thousand times from the differences between repeats, the devices' "
+    "What another sweep might have found is drawn many times from the differences between repeats, the devices' "
     "speed, which is common to the points, aside: the probability is how often the point is then on the front or as "
     "good, which is to say that no point of it is more than {0} better on one and within {0} on the other. Points that "
     "are tied with another cannot be told from it with these repeats, or differ by less than {0}. The surfaces "
