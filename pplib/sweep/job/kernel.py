@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -105,6 +107,8 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     try:
         _execute(notebook, output, parameters)
     finally:
+        if threading.current_thread() is not threading.main_thread():
+            ensure_event_loop().close()  # papermill made one for this thread, and leaves it
         _show_to_others(output, str(parameters.get("output_dir", output.parent.parent)))
 
 
