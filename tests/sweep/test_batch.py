@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from pplib.columns import column
 from pplib.files.lock import sole_sweep
 from pplib.records import read_record
 from pplib.sweep.auto import NAME, read_choice
+from pplib.sweep.job import grid_run
 from pplib.sweep.job.command import main
+from pplib.sweep.job.kernel import NOTEBOOKS
 from pplib.sweep.results import read_summary
 from tests.helpers.models import tiny as tiny_model
 from tests.sweep.conftest import ROOT
@@ -101,6 +104,26 @@ def test_a_grid_over_devices_and_weights_goes_on_after_what_fails_whatever_kerne
         outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
         assert not [one for one in outputs if one.get("name") == "stderr"], "nothing on pink"
         assert sum("data" in one and "tracing" in one["data"].get("text/plain", "") for one in outputs) == 1, "one line"
+
+
+@pytest.mark.timeout(600)
+def test_a_notebook_that_fails_is_told_and_the_others_go_on_beside_it(tmp_path, tiny, links, monkeypatch, capsys):
+    shutil.copytree(NOTEBOOKS, tmp_path / "notebooks")
+    book = nbformat.read(NOTEBOOKS / "sweep.ipynb", as_version=4)
+    book.cells = [book.cells[1], nbformat.v4.new_code_cell("assert in_flight == 1, 'on purpose'")]
+    nbformat.write(book, tmp_path / "notebooks" / "sweep.ipynb")
+    monkeypatch.setattr(grid_run, "NOTEBOOKS", tmp_path / "notebooks")
+    assert run_sweep(tmp_path, {**tiny, "partition_points": [2], "in_flight": [1, 2], "repeats": 1}) == 1
+    said, results = capsys.readouterr(), tmp_path / "out" / "tiny"
+    _, last, after = said.err.partition("writing summary and report, and the notebooks of 2 configurations\n")
+    assert last, said.err
+    one, two = (f"tests.helpers.models.tiny_block_k2_b2_socket_none_f{depth}" for depth in (1, 2))
+    assert after.startswith(f"\nerror: {two}: AssertionError: on purpose\n"), "kernels do not talk over each other"
+    assert f"error: {one}" not in after
+    assert "1 part(s) failed" in after
+    assert all((results / name / "sweep.ipynb").exists() for name in (one, two))
+    assert f"report:  {results / 'report.html'}" in said.out
+    assert (results / "report.html").exists()
 
 
 def workers_here():

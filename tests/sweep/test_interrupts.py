@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 import yaml
@@ -116,3 +117,35 @@ def test_a_shaped_run_that_is_ended_leaves_nothing_and_goes_on_where_it_stopped(
     assert set(again["status"]) == {"ok"}, again["error"].tolist()
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept), "nothing is done twice"
     assert len(verified(trials)) >= 6
+
+
+SHOWING = """
+import sys
+from pathlib import Path
+import pplib.sweep.job.grid_run as grid_run
+from pplib.sweep.job.command import main
+grid_run.NOTEBOOKS = Path("notebooks").resolve()
+sys.exit(main(["values.yaml"]))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_ctrl_c_ends_all_notebooks_that_are_being_executed(tiny, links):
+    (links / "notebooks").mkdir()
+    for name in ("sweep", "analyze"):
+        book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        waits = f"from pathlib import Path; import time; Path('{name}').touch(); time.sleep(1000)"
+        book.cells = [book.cells[1], nbformat.v4.new_code_cell(waits)]
+        nbformat.write(book, links / "notebooks" / f"{name}.ipynb")
+    values = {**tiny, "partition_points": [2], "repeats": 1}
+    (links / "values.yaml").write_text(yaml.safe_dump(values))
+    process = start([*INTERRUPTIBLE, sys.executable, "-c", SHOWING], links)
+    wait_for(lambda: all((links / name).exists() for name in ("sweep", "analyze")), process)
+    children, _ = below(process)
+    assert len([one for one in children if one.name() == "kernel"]) == 2
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    assert process.returncode == 130
+    assert error.decode().endswith("interrupted: trials already done are kept; start again to do the rest\n")

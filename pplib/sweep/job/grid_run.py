@@ -24,7 +24,7 @@ from pplib.sweep.claim import claim_folder, hardware
 from pplib.sweep.experiment import Experiment, choose_points, prepare
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.job.experiment_check import check_inputs, count_units
-from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder, execute
+from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder, execute_beside_others
 from pplib.sweep.progress import VARIABLE as PROGRESS
 from pplib.sweep.progress import Board, Told, board
 from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary, write_summary
@@ -195,7 +195,7 @@ def _show(results: Path, configurations: Sequence[Configuration], indifference: 
         jobs = {"the analysis": ("analyze.ipynb", results, values), **jobs}  # it takes longest
     with _showing(), ThreadPoolExecutor(min(MOST_KERNELS, os.cpu_count() or 1)) as kernels:
         done = {
-            kernels.submit(execute, NOTEBOOKS / notebook, folder / notebook, values): what
+            kernels.submit(execute_beside_others, NOTEBOOKS / notebook, folder / notebook, values): what
             for what, (notebook, folder, values) in jobs.items()
         }
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -110,6 +111,15 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
         if threading.current_thread() is not threading.main_thread():
             ensure_event_loop().close()  # papermill made one for this thread, and leaves it
         _show_to_others(output, str(parameters.get("output_dir", output.parent.parent)))
+
+
+def execute_beside_others(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
+    """`execute`, for one of several threads: the event loop that each of them gets is closed."""
+    try:
+        execute(notebook, output, parameters)
+    finally:
+        with contextlib.suppress(RuntimeError):  # it stopped before there was one
+            asyncio.get_event_loop().close()
 
 
 def _execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
