@@ -66,15 +66,22 @@ COLUMNS = (
     Column("link_requested_rtt_s", "round trip that was asked for"),
     Column("link_requested_forward_bit_s", "rate that was asked for, towards the last device"),
     Column("link_requested_backward_bit_s", "rate that was asked for, towards the first device"),
-    Column("link_requested_loss", "share of packets lost that was asked for"),
+    Column("link_requested_loss", "share of packets lost that was asked for, towards the last device"),
+    Column("link_requested_backward_loss", "share of packets lost that was asked for, towards the first device"),
+    Column("link_requested_rtt_spread_s", "10th to 90th percentile of round trips that the jitter asked for gives"),
     *[
-        Column(f"hop{{i}}_{name}_{when}_{unit}", f"{meaning} of the hop {when} the trial, alone")
+        Column(f"hop{{i}}_{name}_{when}{unit}", f"{meaning} of the hop {when} the trial, alone")
         for when in ("before", "after")
         for name, unit, meaning in (
-            ("rtt", "s", "median round trip"),
-            ("rtt_p99", "s", "99th percentile of the round trip"),
-            ("forward", "bit_s", "goodput towards the last device"),
-            ("backward", "bit_s", "goodput towards the first device"),
+            ("rtt", "_s", "median round trip"),
+            ("rtt_p99", "_s", "99th percentile of the round trip"),
+            ("rtt_spread", "_s", "jitter: from the 10th to the 90th percentile of the round trip"),
+            ("forward", "_bit_s", "goodput towards the last device"),
+            ("backward", "_bit_s", "goodput towards the first device"),
+            ("forward_loss", "", "share of segments lost towards the last device"),
+            ("backward_loss", "", "share of segments lost towards the first device"),
+            ("forward_segments", "", "segments sent towards the last device, of which that share is,"),
+            ("backward_segments", "", "segments sent towards the first device, of which that share is,"),
         )
     ],
     Column("latency_s", "median, from a microbatch's start on the first device until the last stage has its output"),

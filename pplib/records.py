@@ -213,6 +213,8 @@ def link_columns(link: LinkRecord) -> dict[str, float | str | None]:
         "link_requested_forward_bit_s": forward.rate_bit_s,
         "link_requested_backward_bit_s": backward.rate_bit_s,
         "link_requested_loss": forward.loss,
+        "link_requested_backward_loss": backward.loss,
+        "link_requested_rtt_spread_s": link.profile.rtt_spread_s,
     }
     for when, hops in (("before", link.before), ("after", link.after or [])):
         for i, hop in enumerate(hops):
@@ -221,5 +223,10 @@ def link_columns(link: LinkRecord) -> dict[str, float | str | None]:
                 f"hop{i}_rtt_p99_{when}_s": hop.rtt_p99_s,
                 f"hop{i}_forward_{when}_bit_s": hop.forward_bit_s,
                 f"hop{i}_backward_{when}_bit_s": hop.backward_bit_s,
+                f"hop{i}_rtt_spread_{when}_s": hop.rtt_spread_s,
+                f"hop{i}_forward_loss_{when}": hop.forward_loss,
+                f"hop{i}_backward_loss_{when}": hop.backward_loss,
+                f"hop{i}_forward_segments_{when}": hop.forward_segments,
+                f"hop{i}_backward_segments_{when}": hop.backward_segments,
             }
     return columns

@@ -9,14 +9,32 @@ import pandas as pd
 from pplib.analysis.required_columns import numeric_column, require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 
-REQUESTED = ("requested_rtt_s", "requested_forward_bit_s", "requested_backward_bit_s", "requested_loss")
+REQUESTED = (
+    "requested_rtt_s",
+    "requested_rtt_spread_s",
+    "requested_forward_bit_s",
+    "requested_backward_bit_s",
+    "requested_loss",
+    "requested_backward_loss",
+)
 
 MEASURED = tuple(
-    f"{name}_{when}_{unit}"
-    for name, unit in (("rtt", "s"), ("rtt_p99", "s"), ("forward", "bit_s"), ("backward", "bit_s"))
+    f"{name}_{when}{unit}"
+    for name, unit in (
+        ("rtt", "_s"),
+        ("rtt_p99", "_s"),
+        ("rtt_spread", "_s"),
+        ("forward", "_bit_s"),
+        ("backward", "_bit_s"),
+        ("forward_loss", ""),
+        ("backward_loss", ""),
+        ("forward_segments", ""),
+        ("backward_segments", ""),
+    )
     for when in ("before", "after")
 )
-"""What is measured of every hop: round trips, their 99th percentile (s), and TCP payload per direction (bit/s)."""
+"""What is measured of every hop: round trips, their 99th percentile and spread (s), TCP payload per direction
+(bit/s), the share of segments lost, and of how many."""
 
 _HOP = re.compile(rf"hop(\d+)_(?:{'|'.join(MEASURED)})")
 _COLUMNS = ["link", "link_engine", "hop", "configurations", *REQUESTED]
@@ -39,7 +57,7 @@ def link_table(summary: pd.DataFrame) -> pd.DataFrame:
         One row per link, engine and hop of which anything was measured: `link`, `link_engine`, `hop`
         (from 0), `configurations`, the columns `REQUESTED`, and for each of `MEASURED` its median over
         configurations, `<column>_min` and `<column>_max`: the extremes of all trials. Seconds, bit/s,
-        a share for the loss; NaN where there is no limit, or no measurement. Empty for a summary
+        shares for the losses; NaN where there is no limit, or no measurement. Empty for a summary
         without such columns.
 
     Raises:

@@ -23,8 +23,13 @@ _LINK_PARTS = (
     # Words, factor from the stored unit, column of the request, and of the measurement: "{}" is before or after.
     ("round trip (ms)", 1e3, "requested_rtt_s", "rtt_{}_s"),
     ("round trip, 99th percentile (ms)", 1e3, None, "rtt_p99_{}_s"),
+    ("jitter: round trips, 10th to 90th percentile (ms)", 1e3, "requested_rtt_spread_s", "rtt_spread_{}_s"),
     ("forward (Mbit/s)", 1e-6, "requested_forward_bit_s", "forward_{}_bit_s"),
     ("backward (Mbit/s)", 1e-6, "requested_backward_bit_s", "backward_{}_bit_s"),
+    ("forward loss (%)", 100.0, "requested_loss", "forward_loss_{}"),
+    ("backward loss (%)", 100.0, "requested_backward_loss", "backward_loss_{}"),
+    ("segments forward, for the loss", 1.0, None, "forward_segments_{}"),
+    ("segments backward, for the loss", 1.0, None, "backward_segments_{}"),
 )
 
 
@@ -98,9 +103,6 @@ def requested_and_measured(links: pd.DataFrame) -> pd.DataFrame:
                 name = measured.format(when)
                 row[when] = with_range(*(link[name + end] * factor for end in ("", "_min", "_max")))
             rows.append(row)
-        if link["requested_loss"] > 0:
-            row = {"link": link["link"], "engine": link["link_engine"], "hop": str(link["hop"]), "quantity": "loss (%)"}
-            rows.append({**row, "requested": cell(link["requested_loss"] * 100), "before": "", "after": ""})
     return pd.DataFrame(rows, columns=["link", "engine", "hop", "quantity", "requested", "before", "after"])
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
 from pplib.config import configuration
+from pplib.devices import Device, Testbed
 from pplib.errors import ConfigError, OutputError, TrialError
-from pplib.links import Direction, HopMeasurement, LinkProfile, deviations
+from pplib.links import Direction, HopMeasurement, LinkProfile
 from pplib.pipeline.coordinator import link_measurement
+from pplib.pipeline.coordinator.link_judgement import deviations
 from pplib.records import read_record, trial_path, write_record
 from pplib.sweep.experiment import prepare
 from pplib.sweep.results import timeline_frame
@@ -84,6 +88,33 @@ def test_a_trial_over_a_slow_link_is_cut_short_and_says_how_many_microbatches_it
 def test_the_shortest_trial_has_three_measured_microbatches(run, shared_link):
     _, rows = run(link="near", partition_points=[2], num_images=40, max_trial_s=0.001)
     assert rows["num_microbatches"].tolist() == [3]
+
+
+WAYS = {
+    "asked for": {"delay_s": 0.01, "jitter_s": 0.006, "loss": 0.02, "rate_bit_s": 20e6},
+    "spread over": {"delay_s": 0.01, "jitter_s": 0.0, "loss": 0.02, "rate_bit_s": 20e6},
+    r"loss 0\.0\d\d %": {"delay_s": 0.01, "jitter_s": 0.006, "loss": 0.0, "rate_bit_s": 20e6},
+    r"loss \d+\.\d+ %": {"delay_s": 0.01, "jitter_s": 0.006, "loss": 0.1, "rate_bit_s": 20e6},
+}
+
+
+@pytest.mark.parametrize("told", WAYS)
+def test_an_emulated_link_is_found_out_where_its_jitter_or_loss_is_not_what_was_asked_for(shared_link, told):
+    asked, done = (
+        LinkProfile(name="x", forward=Direction(**way), backward=Direction(**way))
+        for way in (WAYS["asked for"], WAYS[told])
+    )
+    testbed = Testbed(devices=[Device(name="a"), Device(name="b")])
+    with session.workers_up(testbed, ["socket"], shaped=True) as workers:
+        workers.set_link(done)
+        with session.open_pipeline(testbed, 2, ["socket"], done) as (coordinator, _):
+            if told == "asked for":
+                hops, wrong = link_measurement.measure_until_right(coordinator, asked)
+                assert wrong == ""
+                assert hops[0].forward_loss == pytest.approx(0.02, rel=0.6)
+                assert hops[0].rtt_spread_s == pytest.approx(asked.rtt_spread_s, rel=0.6)
+            else:
+                assert re.search(told, "; ".join(deviations(asked, link_measurement.measure_link(coordinator, asked))))
 
 
 def hop(rtt_s=0.004, forward=1e9, backward=1e9):

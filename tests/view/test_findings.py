@@ -36,6 +36,8 @@ def with_links(summary, **more):
     }
     for when in ("before", "after"):
         added[f"hop0_rtt_{when}_s"] = slow.map({True: 0.04, False: 1e-4})
+        added[f"hop0_rtt_spread_{when}_s"] = slow.map({True: 0.003, False: 1e-4})
+        added[f"hop0_forward_loss_{when}"] = slow.map({True: 0.02, False: 0.0})
         added[f"hop0_rtt_p99_{when}_s"] = slow.map({True: 0.05, False: 2e-4})
         added[f"hop0_forward_{when}_bit_s"] = np.where(slow, 5e7 + 1e6 * summary["in_flight"], 9e9)
         added[f"hop0_backward_{when}_bit_s"] = slow.map({True: 1e7, False: 9e9})
@@ -122,9 +124,12 @@ def test_links_are_shown_as_requested_and_as_measured_in_ms_and_mbit(two_links):
     ]
     assert table.loc[("wifi", "round trip (ms)"), ["requested", "before"]].tolist() == ["20", "40"]
     assert table.loc[("wifi", "round trip, 99th percentile (ms)"), ["requested", "after"]].tolist() == ["", "50"]
-    assert table.loc[("wifi", "loss (%)"), "requested"] == "1"
+    assert table.loc[("wifi", "forward loss (%)"), "requested"] == "1"
     assert table.loc[("none", "backward (Mbit/s)"), ["requested", "before"]].tolist() == ["-", "9,000"]
-    assert ("none", "loss (%)") not in table.index
+    assert table.loc[("wifi", "forward loss (%)"), ["before", "after"]].tolist() == ["2", "2"]
+    assert table.loc[("none", "forward loss (%)"), "requested"] == "0"
+    spread = table.loc[("wifi", "jitter: round trips, 10th to 90th percentile (ms)")]
+    assert spread[["requested", "before"]].tolist() == ["-", "3"], "what older results do not tell is left empty"
 
 
 def test_links_through_a_tunnel_are_said_to_be(two_links):

@@ -10,15 +10,18 @@ import numpy as np
 
 from pplib import limits
 from pplib.errors import WorkerError
-from pplib.links import Direction, HopMeasurement, LinkProfile, deviations, queue_bytes
+from pplib.links import Direction, HopMeasurement, LinkProfile, queue_bytes
 from pplib.pipeline.coordinator.client import WorkerLost
 from pplib.pipeline.coordinator.coordinator import Coordinator
+from pplib.pipeline.coordinator.link_judgement import deviations
 from pplib.pipeline.wire.messages import Probe, Probed
 
-ECHO_S = 2.0
+ECHO_S, JITTER_ECHO_S = 2.0, 8.0
+RESENT_S = 0.2  # TCP waits at least so long, beyond the round trip, before it sends a lone segment again
 ATTEMPTS = 6  # half a minute in which the machine is busy with something else is no wrong link
 SETTLE_S, WINDOW_S = 0.5, 1.5  # where a rate is to be verified
 SETTLE_ROUND_TRIPS, WINDOW_ROUND_TRIPS = 8, 4  # TCP needs some to find its pace
+LOSS_WINDOW_S = 4.0  # more where losses are to be counted
 
 
 def measure_link(coordinator: Coordinator, profile: LinkProfile) -> list[HopMeasurement]:
@@ -58,17 +61,20 @@ def measure_until_right(coordinator: Coordinator, profile: LinkProfile) -> tuple
 
 def _measure_hop(coordinator: Coordinator, hop: tuple[int, int], profile: LinkProfile) -> HopMeasurement:
     here, there = hop
-    asked, _ = _probe(coordinator, hop, "echo", leader=here, settle_s=0.0, window_s=ECHO_S)
+    echo_s = JITTER_ECHO_S if profile.rtt_spread_s else ECHO_S
+    asked, _ = _probe(coordinator, hop, "echo", leader=here, settle_s=0.0, window_s=echo_s)
     rtts = np.array(asked.rtts_s)
     rtt_s = float(np.median(rtts))
 
     def stream(leader: int, direction: Direction) -> tuple[Probed, Probed]:
         wait, look = (SETTLE_S, WINDOW_S) if direction.rate_bit_s is not None else (SETTLE_S / 5, WINDOW_S / 5)
+        look += LOSS_WINDOW_S if direction.loss else 0.0
         settle_s, window_s = wait + SETTLE_ROUND_TRIPS * rtt_s, look + WINDOW_ROUND_TRIPS * rtt_s
         return _probe(coordinator, hop, "stream", leader, settle_s, window_s, _ahead_bytes(direction, rtt_s))
 
     sent, received = stream(there, profile.forward)
     received_back, sent_back = stream(here, profile.backward)
+    spread_s, low_spread_s = spreads(rtts, profile)
     return HopMeasurement(
         rtt_s=rtt_s,
         rtt_min_s=float(rtts.min()),
@@ -80,7 +86,21 @@ def _measure_hop(coordinator: Coordinator, hop: tuple[int, int], profile: LinkPr
         forward_resent=sent.resent,
         backward_resent=sent_back.resent,
         segment_bytes=sent.segment_bytes,
+        rtt_spread_s=spread_s,
+        rtt_low_spread_s=low_spread_s,
+        forward_loss=sent.loss,
+        backward_loss=sent_back.loss,
+        forward_segments=sent.segments,
+        backward_segments=sent_back.segments,
     )
+
+
+def spreads(rtts: np.ndarray, profile: LinkProfile) -> tuple[float, float]:
+    """`rtt_spread_s` and `rtt_low_spread_s` of round trips (s), without those in which TCP had to send again."""
+    widest_s = 2 * (profile.forward.jitter_s + profile.backward.jitter_s)
+    whole = rtts[rtts < rtts.min() + max(RESENT_S, 2 * widest_s)]
+    low, middle, high = (float(one) for one in np.quantile(whole, (0.1, 0.5, 0.9)))
+    return high - low, 2 * (middle - low)
 
 
 def _ahead_bytes(direction: Direction, rtt_s: float) -> int | None:

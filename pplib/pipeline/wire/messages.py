@@ -75,7 +75,7 @@ class OpenMeeting(Message, frozen=True):
 class Probe(Message, frozen=True):
     """Measure the link to `peer` together with it; one of the two connects, one leads.
 
-    echo: the leader asks, for `window_s` or 100 times, at least 9 times. stream: the leader receives,
+    echo: the leader asks, for `window_s` or 400 times, at least 9 times. stream: the leader receives,
     for `settle_s` and then `window_s`, and the other end has no more than `ahead_bytes` on their way.
     """
 
@@ -189,13 +189,15 @@ class Done(Message, frozen=True):
 
 class Probed(Message, frozen=True):
     """What one end of a probe saw: `rtts_s` the leader of an echo, `goodput_bit_s` the leader of a
-    stream, the rest the sender of a stream, where its system tells.
+    stream, the rest the sender of a stream, where its system tells: `resent` and `loss` are shares of `segments`.
     """
 
     rtts_s: list[float] = []
     goodput_bit_s: float = 0.0
     segment_bytes: int | None = None
     resent: float | None = None
+    segments: int | None = None
+    loss: float | None = None
 
 
 class Prepared(Message, frozen=True):
