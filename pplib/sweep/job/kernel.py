@@ -7,7 +7,6 @@ import contextlib
 import os
 import subprocess
 import tempfile
-import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -108,8 +106,6 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     try:
         _execute(notebook, output, parameters)
     finally:
-        if threading.current_thread() is not threading.main_thread():
-            ensure_event_loop().close()  # papermill made one for this thread, and leaves it
         _show_to_others(output, str(parameters.get("output_dir", output.parent.parent)))
 
 
