@@ -183,7 +183,7 @@ def loss_range(loss: float, segments: int) -> tuple[float, float]:
     deviations, and a margin of 25 % for what TCP does not count exactly.
 
     >>> [round(share, 4) for share in loss_range(0.01, 10_000)]
-    [0.0045, 0.0177]
+    [0.0044, 0.0174]
     >>> loss_range(0.01, 300)[0]
     0.0
     """

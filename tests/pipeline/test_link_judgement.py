@@ -101,7 +101,7 @@ def test_a_third_or_three_times_the_loss_or_none_is_told_from_12000_segments(rea
 def test_the_words_on_loss_say_requested_measured_and_what_would_have_been_right():
     asked = both(loss=0.01, rate_bit_s=1e9)
     assert deviations(asked, [hop(backward_loss=0.0, backward_segments=4000)]) == [
-        "hop 0 backward: loss 0.000 % of 4000 segments, requested 1.000 %, which gives 0.302 to 2.059 % of so many"
+        "hop 0 backward: loss 0.000 % of 4000 segments, requested 1.000 %, which gives 0.302 to 2.057 % of so many"
     ]
 
 

@@ -99,7 +99,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("told", WAYS)
-def test_an_emulated_link_is_found_out_where_its_jitter_or_loss_is_not_what_was_asked_for(shared_link, told):
+def test_an_emulated_link_is_found_out_where_its_jitter_or_loss_is_not_what_was_asked_for(emulated_links, told):
     asked, done = (
         LinkProfile(name="x", forward=Direction(**way), backward=Direction(**way))
         for way in (WAYS["asked for"], WAYS[told])

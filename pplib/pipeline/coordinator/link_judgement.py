@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ RTT_SLACK_S = 0.001
 JITTER_SLACK_S = 0.0005  # what a host's scheduler adds to the spread of round trips; it takes nothing away
 CALM = 0.25  # the share of its round trip by which a link without jitter may spread, and a millisecond
 SIMULATIONS, MISSED = 20_000, 1e-4
-LEAST_RATED_LOSS = 0.005  # a link without loss that loses so much is told
+LEAST_RATED_LOSS = 0.005  # a direction without loss may lose so much: TCP does not count exactly
 
 
 def deviations(profile: LinkProfile, hops: Sequence[HopMeasurement]) -> list[str]:
@@ -108,9 +107,9 @@ def _loss(direction: Direction, loss: float | None, segments: int | None) -> lis
         return []
     if not direction.loss and direction.rate_bit_s is None:
         return []  # whoever sends as fast as he can fills queues until they overflow
-    least, most = loss_range(max(direction.loss, LEAST_RATED_LOSS), segments)
+    least, most = loss_range(direction.loss or LEAST_RATED_LOSS, segments)
     least = least if direction.loss else 0.0
-    if least <= loss <= most or math.isclose(loss, most):
+    if least <= loss <= most:
         return []
     return [
         f"loss {loss * 100:.3f} % of {segments} segments, requested {direction.loss * 100:.3f} %, "
