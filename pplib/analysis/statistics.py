@@ -144,6 +144,8 @@ def fronts(points: pd.DataFrame, objectives: Mapping[str, str], indifference: fl
 def sorted_trials(summary: pd.DataFrame) -> pd.DataFrame:
     """The trials by configuration, partition point (in numeric order), repeat; the row labels are unique.
 
+    Of a point with trials during which no device was disturbed, those during which one was are left out.
+
     Raises:
         FrameError: a configuration key, the partition point or the status is missing.
     """
@@ -153,7 +155,22 @@ def sorted_trials(summary: pd.DataFrame) -> pd.DataFrame:
     def key(column: pd.Series[Any]) -> pd.Series[Any]:
         return column.map(partition_key) if column.name == "partition_point" else column
 
-    return summary.sort_values(order, key=key, kind="stable", ignore_index=True)
+    return summary[~outdone_by_calm(summary)].sort_values(order, key=key, kind="stable", ignore_index=True)
+
+
+def is_disturbed(summary: pd.DataFrame) -> pd.Series[bool]:
+    """Which ok trials a device was disturbed during; none of a summary that is older than the column."""
+    if "disturbed" not in summary.columns:
+        return pd.Series(False, index=summary.index)
+    return (summary["disturbed"].fillna("").astype("str") != "") & (summary["status"] == "ok")
+
+
+def outdone_by_calm(summary: pd.DataFrame) -> pd.Series[bool]:
+    """Which trials count for nothing: a device was disturbed, and their point has trials during which none was."""
+    disturbed = is_disturbed(summary)
+    keys = [*CONFIGURATION_KEYS, "partition_point"]
+    calm = ((summary["status"] == "ok") & ~disturbed).groupby([summary[key] for key in keys], dropna=False)
+    return disturbed & calm.transform("any")
 
 
 def _point_row(group: pd.DataFrame) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pplib.sweep.claim import claim_folder, hardware
 from pplib.sweep.experiment import Experiment, proven
 from pplib.sweep.progress import State, Told
 from pplib.sweep.results import summary_frame
-from pplib.sweep.schedule import Trial, interleaved, missing_trials, next_round, note_decided
+from pplib.sweep.schedule import Trial, interleaved, missing_trials, next_round, note_decided, once_more
 from pplib.sweep.speeds import is_settled, settle, time_stages
 from pplib.sweep.trial import provide, run_trial, verified
 from pplib.testbed.session import Session, workers_up
@@ -75,6 +75,8 @@ def run_together(experiments: Sequence[Experiment], tell: Told, failed: Failed) 
                 continue
             ready[one.config.identity], todo[one.config.identity] = one, trials
         while True:
+            if not any(todo.values()):
+                todo = {name: once_more(one.config, one.points) for name, one in ready.items()}
             if not any(todo.values()):
                 minutes = (time.monotonic() - begun) / 60
                 todo = next_round([(one.config, one.points) for one in ready.values()], minutes)
@@ -238,7 +240,9 @@ class _Measurement:
             del self._remaining[0]
             what = f" of {name}" if len(self._parts) > 1 else ""
             config = part.experiment.config
-            most = f"at most {config.max_repeats}" if config.repeats == "auto" else config.repeats
+            most = (
+                f"at most {config.max_repeats}" if config.repeats == "auto" else max(config.repeats, trial.repeat + 1)
+            )
             self._say(f"measuring {point_label(trial.points)}{what}, repeat {trial.repeat + 1} of {most}", trial)
             link = LinkRecord(profile=profile, engine=session.engine, tunnel=session.tunnel, before=before)
             record, error = run_trial(part.experiment, coordinator, trial, link, wrong)

@@ -14,7 +14,7 @@ from pplib.analysis.estimated.uncertainty import CERTAINTY, front_probability
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
 from pplib.columns import OBJECTIVES
 from pplib.config import Configuration
-from pplib.records import trial_path, write_atomic
+from pplib.records import read_record, trial_path, write_atomic
 from pplib.sweep.results import is_done, summary_frame
 
 DECIDED = "decided.json"  # with `repeats: auto`: nothing is left to be decided within these limits
@@ -47,13 +47,41 @@ def schedule(points: Sequence[tuple[int, ...]], repeats: int, seed: int, name: s
 
 
 def missing_trials(config: Configuration, points: Sequence[tuple[int, ...]]) -> list[Trial]:
-    """What a run that is started again still has to do of what was asked for, or begun."""
+    """What a run that is started again still has to do of what was asked for, or begun; then what was disturbed."""
     asked = schedule(points, config.first_repeats, config.seed, config.identity)
     known = {(trial.points, trial.repeat) for trial in asked}
     for point in points if config.repeats == "auto" else ():
         more = [(point, repeat) for repeat in range(begun(config, point)) if (point, repeat) not in known]
         asked += [Trial(*one, len(asked) + i) for i, one in enumerate(more)]
-    return [trial for trial in asked if not is_done(config, trial.points, trial.repeat)]
+    missing = [trial for trial in asked if not is_done(config, trial.points, trial.repeat)]
+    return missing or once_more(config, points)
+
+
+def once_more(config: Configuration, points: Sequence[tuple[int, ...]]) -> list[Trial]:
+    """One more trial of every point that lacks trials during which no device was disturbed.
+
+    No point gets more of these than it was to have trials, and there are no more once most of them were disturbed too:
+    then that is how the device is.
+    """
+    asked = config.first_repeats
+    records = {
+        point: [read_record(trial_path(config.folder, point, repeat)) for repeat in range(begun(config, point))]
+        for point in points
+    }
+    disturbed = {
+        point: [bool(one.metrics.get("disturbed")) for one in found if one.status == "ok"]
+        for point, found in records.items()
+    }
+    if not any(map(any, disturbed.values())):
+        return []
+    extra = [bool(one.metrics.get("disturbed")) for found in records.values() for one in found[asked:]]
+    if config.repeats != "auto" and 2 * sum(extra) > len(extra):
+        return []
+    lacking = [point for point in points if any(disturbed[point]) and disturbed[point].count(False) < asked]
+    more = [point for point in lacking if len(records[point]) < 2 * asked]
+    random.Random(f"{config.seed}-{config.identity}-{len(extra)}").shuffle(more)
+    done = sum(map(len, records.values()))
+    return [Trial(point, len(records[point]), done + i) for i, point in enumerate(more)]
 
 
 def begun(config: Configuration, point: tuple[int, ...]) -> int:

@@ -14,6 +14,7 @@ from pplib.errors import ParetoPipeError, TrialError
 from pplib.links import HopMeasurement, LinkRecord
 from pplib.pipeline.coordinator.coordinator import Coordinator, PipelineRun, wall_clock
 from pplib.pipeline.coordinator.weights_sending import send_weights
+from pplib.pipeline.monitor.disturbance import disturbance
 from pplib.pipeline.monitor.host import describe_host, git_commit
 from pplib.pipeline.monitor.usage import energy_scope
 from pplib.pipeline.stage.loop import Length
@@ -122,6 +123,7 @@ def _metrics(experiment: Experiment, plan: PipelinePlan, stages: Sequence[Prepar
         **{f"stage{i}_param_bytes": float(stage.param_bytes) for i, stage in enumerate(stages)},
         **{f"stage{i}_build_s": stage.build_s for i, stage in enumerate(stages)},
         **_usage_columns(run, total * config.batch_size),
+        "disturbed": _disturbed(run, [device.name for device in experiment.testbed.devices]),
     }
 
 
@@ -138,6 +140,9 @@ def _usage_columns(run: PipelineRun, num_images: int) -> Metrics:
             "sent_bytes": usage.sent_bytes,
             "temperature_c": usage.temperature_c,
             "throttled": usage.throttled,
+            "steal_fraction": usage.steal_fraction,
+            "swapped_bytes": usage.swapped_bytes,
+            "suspended_s": usage.suspended_s,
             "monitor_cost": usage.monitor_cost,
         }
         columns |= {f"stage{i}_{name}": float(value) for name, value in told.items() if value is not None}
@@ -149,6 +154,12 @@ def _usage_columns(run: PipelineRun, num_images: int) -> Metrics:
         columns["energy_scope"] = run.energy.scope
         columns["energy_estimated"] = float(run.energy.estimated)
     return columns
+
+
+def _disturbed(run: PipelineRun, names: Sequence[str]) -> str:
+    """Which device was disturbed, and by what; empty where none was."""
+    told = [(name, disturbance(usage)) for name, usage in zip(names, run.usages, strict=False) if usage is not None]
+    return "; ".join(f"{name}: {words}" for name, words in told if words)
 
 
 def provide(experiment: Experiment, coordinator: Coordinator) -> None:

@@ -26,6 +26,7 @@ from pplib.view.charts.regret import regret_chart
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, points_table, requested_and_measured
 from pplib.view.words.differences import device_lines, difference_lines, percent
+from pplib.view.words.disturbed import disturbed_words
 from pplib.view.words.ties import tie_lines
 
 _ONE_LINK = (
@@ -160,7 +161,8 @@ def steadiness_section(summary: pd.DataFrame) -> Section:
     if table["latency_noise"].isna().all():
         return Section(title, "One repeat says nothing about that. Raise `repeats`, and sweep again.")
     columns = [*configuration_columns(table), "trials", "unstable", "latency_noise", "throughput_noise", "warning"]
-    return Section(title, _STEADINESS, table=table[columns])
+    words = disturbed_words(summary)
+    return Section(title, f"{_STEADINESS}\n\n{words}" if words else _STEADINESS, table=table[columns])
 
 
 def moving_section(points: pd.DataFrame, objectives: Mapping[str, str]) -> Section:

@@ -12,6 +12,7 @@ import msgspec
 import psutil
 import pytest
 
+from pplib.pipeline.monitor.disturbance import SuspendGauge, SwapGauge, disturbance
 from pplib.pipeline.monitor.energy import RaplEnergy
 from pplib.pipeline.monitor.gauges import (
     CoreGauge,
@@ -197,9 +198,45 @@ def test_usage_before_the_end_is_refused():
 
 def test_busy_share_of_a_core_leaves_out_waiting_stolen_and_guest_time():
     reads = iter([[Times(*[0] * 10)], [Times(2, 0, 1, 4, 1, 0, 1, 1, 2, 0)]])
-    gauge = CoreGauge(lambda: next(reads))
+    gauge = CoreGauge(lambda: next(reads), lambda: [0])
     gauge.start()
-    assert gauge.finish(1.0) == {"cpu_fraction_by_core": [pytest.approx(4 / 10)]}
+    assert gauge.finish(1.0) == {
+        "cpu_fraction_by_core": [pytest.approx(4 / 10)],
+        "steal_fraction": pytest.approx(1 / 10),
+    }
+
+
+def test_time_lost_to_other_guests_is_that_of_the_cores_one_may_use():
+    idle, lost = Times(0, 0, 0, 10, 0, 0, 0, 0, 0, 0), Times(0, 0, 0, 6, 0, 0, 0, 4, 0, 0)
+    for cores, steal in (([0], 0.0), ([1], 0.4), ([0, 1], 0.2), ([7], None)):
+        reads = iter([[Times(*[0] * 10)] * 2, [idle, lost]])
+        gauge = CoreGauge(lambda reads=reads: next(reads), lambda cores=cores: cores)
+        gauge.start()
+        assert gauge.finish(1.0)["steal_fraction"] == (None if steal is None else pytest.approx(steal))
+
+
+def test_swapping_and_suspension_are_differences_of_counters():
+    swapped = iter([SimpleNamespace(sin=5, sout=7), SimpleNamespace(sin=4105, sout=4103)])
+    ahead = iter([100.0, 130.5])
+    for gauge, told in (
+        (SwapGauge(lambda: next(swapped)), {"swapped_bytes": 8196}),
+        (SuspendGauge(lambda: next(ahead)), {"suspended_s": 30.5}),
+    ):
+        gauge.start()
+        gauge.sample()
+        assert gauge.finish(1.0) == told
+
+
+def test_what_disturbs_a_device_is_told_and_what_is_usual_is_not():
+    usual = Usage(throttled=False, steal_fraction=0.03, swapped_bytes=8192, suspended_s=0.0001)
+    assert disturbance(usual) == disturbance(Usage()) == ""
+    for fields, words in (
+        ({"throttled": True}, "throttled"),
+        ({"steal_fraction": 0.2}, "20 % of its time lost to other guests of its host"),
+        ({"swapped_bytes": 12_300_000}, "12.3 MB swapped"),
+        ({"suspended_s": 30.5, "throttled": True}, "throttled, suspended for 30.5 s"),
+    ):
+        assert disturbance(Usage(**fields)) == words
 
 
 @pytest.mark.parametrize(

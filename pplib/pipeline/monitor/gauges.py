@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 
-from pplib.pipeline.monitor.sources import SYS, Command, Gpu, Unreadable, read_int, read_text, vcgencmd
+from pplib.pipeline.monitor.sources import (
+    SYS,
+    Command,
+    Gpu,
+    Unreadable,
+    own_cores,
+    read_int,
+    read_text,
+    vcgencmd,
+)
 
 CPU_ZONES = ("x86_pkg_temp", "cpu", "soc")
 TICKS_S = 0.2  # the kernel counts CPU time in ticks of up to 10 ms: below this, shares are noise
@@ -34,12 +43,18 @@ class Gauge(Protocol):
 
 
 class CoreGauge:
-    """Busy share of each core: ticks counted by the kernel, read at both ends only."""
+    """Busy share of each core, and what was lost to other guests of the host of those that this process may use: ticks
+    counted by the kernel, read at both ends only.
+    """
 
     name = "cores"
 
-    def __init__(self, read: Callable[[], Sequence[Any]] = lambda: psutil.cpu_times(percpu=True)) -> None:
-        self._read = read
+    def __init__(
+        self,
+        read: Callable[[], Sequence[Any]] = lambda: psutil.cpu_times(percpu=True),
+        cores: Callable[[], Iterable[int]] = own_cores,
+    ) -> None:
+        self._read, self._cores = read, cores
 
     def start(self) -> None:
         """Read all cores."""
@@ -49,16 +64,20 @@ class CoreGauge:
         """Nothing: the kernel counts."""
 
     def finish(self, duration_s: float) -> dict[str, Any]:
-        """`cpu_fraction_by_core`."""
+        """`cpu_fraction_by_core` and `steal_fraction`."""
         after = self._read()
         if duration_s < TICKS_S:
             raise Unreadable(f"{duration_s:.3f} s is too short for the kernel's ticks")
         if len(after) != len(self._before):
             raise Unreadable(f"{len(self._before)} cores became {len(after)}")
-        return {"cpu_fraction_by_core": [_busy(b, a) for b, a in zip(self._before, after, strict=True)]}
+        shares = [_shares(b, a) for b, a in zip(self._before, after, strict=True)]
+        lost = [shares[i][1] for i in self._cores() if i < len(shares)]
+        steal = sum(lost) / len(lost) if lost and hasattr(after[0], "steal") else None
+        return {"cpu_fraction_by_core": [busy for busy, _ in shares], "steal_fraction": steal}
 
 
-def _busy(before: Any, after: Any) -> float:
+def _shares(before: Any, after: Any) -> tuple[float, float]:
+    """What share of the time a core was busy, and what share another guest had it."""
     # guest time is in user time already; a counter may step back a tick
     spent: dict[str, float] = {
         key: max(0.0, getattr(after, key) - getattr(before, key))
@@ -69,7 +88,7 @@ def _busy(before: Any, after: Any) -> float:
     if total == 0:
         raise Unreadable("a core counted no time")
     waited = spent["idle"] + spent.get("iowait", 0.0) + spent.get("steal", 0.0)
-    return 1.0 - waited / total
+    return 1.0 - waited / total, spent.get("steal", 0.0) / total
 
 
 class ProcessGauge:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from pplib import limits
+from pplib.pipeline.monitor.disturbance import SuspendGauge, SwapGauge
 from pplib.pipeline.monitor.energy import (
     EnergyMeter,
     EnergyReading,
@@ -199,6 +200,8 @@ class Monitor:
 def _gauges_of(interface: str | None, torch_device: str) -> list[Gauge]:
     gauges: list[Gauge] = [
         CoreGauge(),
+        SwapGauge(),
+        SuspendGauge(),
         ProcessGauge(),
         NetworkGauge(interface),
         TemperatureGauge(),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +47,22 @@ def read_int(path: Path, base: int = 10) -> int:
         return int(text, base)
     except ValueError:
         raise Unreadable(f"{path}: expected a number, got {text[:40]!r}") from None
+
+
+def own_cores() -> set[int]:
+    """The cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def boot_ahead_s() -> float:
+    """How far the clock that counts a suspended machine's time is ahead of the one that does not.
+
+    Raises:
+        Unreadable: this system has no such clock.
+    """
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        raise Unreadable("no clock that goes on while the machine is suspended")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def vcgencmd(question: str) -> str:

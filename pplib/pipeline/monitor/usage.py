@@ -18,6 +18,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
     - `samples`: readings taken in between; means and peaks also use one at each end.
     - `cpu_fraction_by_core`: busy share of each core, by its number; waiting for disks is idle.
+    - `steal_fraction`: share of the time that another guest of the host had the cores this process may use.
+    - `swapped_bytes`: that the machine read from swap, or wrote to it; `suspended_s`: how long it was suspended.
     - `process_cpu_fraction`: CPU time of this process over the interval; 2.0 is two cores' worth.
     - `resident_*_bytes`: of this process; the peak of the samples, so a short one may be missed.
     - `received_bytes`, `sent_bytes`: all traffic of `interface`, headers included.
@@ -33,6 +35,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float | None = None
     samples: int | None = None
     cpu_fraction_by_core: list[float] | None = None
+    steal_fraction: float | None = None
+    swapped_bytes: int | None = None
+    suspended_s: float | None = None
     process_cpu_fraction: float | None = None
     resident_peak_bytes: int | None = None
     resident_mean_bytes: float | None = None

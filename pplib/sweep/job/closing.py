@@ -13,6 +13,7 @@ from pplib.analysis.repeats import point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.links import UNSHAPED
+from pplib.view.words.disturbed import disturbed_words
 from pplib.view.words.ties import tie_lines
 
 NAMED = ("model", "backend", "link", "in_flight")  # always told
@@ -48,6 +49,8 @@ def closing_lines(summary: pd.DataFrame, indifference: float = INDIFFERENCE) -> 
         open_ones = [row for row in rest if not tied[point_name(row)] and row["front_probability"] >= UNDECIDED]
         if labels := [f"{row['partition_label']} ({row['front_probability']:.0%})" for row in open_ones]:
             lines.append(f"         not decided, on it in so many of 100 such sweeps: {', '.join(labels)}")
+    if words := disturbed_words(summary):
+        lines.append(f"disturbed: {words}")
     return lines
 
 
