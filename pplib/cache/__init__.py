@@ -92,6 +92,11 @@ def leftovers(cache: Path) -> list[Path]:
     return [path for path in _files(cache) if path.name.startswith(".") and not _RESUMABLE.fullmatch(path.name)]
 
 
+def scripts(cache: Path) -> list[Path]:
+    """What draws the charts of reports, one per version; made again when it is missing."""
+    return sorted(cache.glob("vega-*.js"))
+
+
 def make_room(cache: Path, num_bytes: int, free_bytes: int = 0) -> int:
     """Remove the least recently used files until `num_bytes` more are within the limit.
 
@@ -183,10 +188,13 @@ def empty(cache: Path) -> tuple[int, list[Entry]]:
     Raises:
         OSError: it cannot be removed, or somebody is writing for too long.
     """
+    freed = 0
+    for script in scripts(cache):
+        freed += script.stat().st_size
+        script.unlink()
     if not weights_dir(cache).is_dir():
-        return 0, []
+        return freed, []
     with (cache / ".lock").open("ab") as lock:
-        freed = 0
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for path in leftovers(cache):

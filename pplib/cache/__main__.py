@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pplib.cache import cache_dir, empty, entries, is_used, leftovers, limit_bytes
+from pplib.cache import cache_dir, empty, entries, is_used, leftovers, limit_bytes, scripts
 from pplib.errors import ParetoPipeError
 
 _PROGS = {("paretopipe", "show"): "paretopipe cache", ("paretopipe", "empty"): "paretopipe clean"}
@@ -50,6 +50,8 @@ def describe(cache: Path) -> str:
         lines.append(f"  {name}  {_size(entry.num_bytes)}  used {day}{', now' if is_used(entry.path) else ''}")
     if left:
         lines.append(f"  half written: {len(left)} files, {_size(sum(path.stat().st_size for path in left))}")
+    if drawing := scripts(cache):
+        lines.append(f"  what draws charts, beside them: {_size(sum(path.stat().st_size for path in drawing))}")
     total = sum(entry.num_bytes for entry in kept)
     return "\n".join([*lines, f"  {len(kept)} files, {_size(total)} of at most {_size(limit_bytes(cache))}"])
 
@@ -57,7 +59,9 @@ def describe(cache: Path) -> str:
 def _empty(sure: bool) -> int:
     cache = cache_dir()
     free = [entry for entry in entries(cache) if not is_used(entry.path)]
-    size = sum(entry.num_bytes for entry in free) + sum(path.stat().st_size for path in leftovers(cache))
+    size = sum(entry.num_bytes for entry in free) + sum(
+        path.stat().st_size for path in (*leftovers(cache), *scripts(cache))
+    )
     _write(f"would free {_size(size)}: what is needed again is made or sent again")
     if not size:
         return 0

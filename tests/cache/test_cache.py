@@ -151,3 +151,13 @@ def test_the_command_on_an_empty_cache_frees_nothing(cache, capsys):
     assert main(["empty", "--yes"]) == 0
     assert "would free 0.0 MB" in capsys.readouterr().out
     assert not weights_dir(cache).exists()
+
+
+def test_what_draws_the_charts_of_reports_is_shown_and_emptied_too(cache, capsys):
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "vega-6.1-1.9.js").write_bytes(bytes(900_000))
+    assert main(["empty", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "what draws charts, beside them: 0.9 MB" in said
+    assert "would free 0.9 MB" in said and "freed 0.9 MB" in said
+    assert not list(cache.glob("vega-*"))

@@ -1,4 +1,8 @@
-"""Means of a few repeats to which one that is far off matters little, and how far repeats of a point usually are."""
+"""Means of a few repeats to which one that is far off matters little, and how far repeats of a point usually are.
+
+Not by scipy or statsmodels: neither means many small samples at once, which the resampling here is made of, and both
+would be on every machine for these twenty lines.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The few Linux calls that Python 3.11 does not offer: namespaces and TUN devices."""
+"""The few Linux calls that Python 3.11 does not offer: namespaces and TUN devices.
+
+Python 3.12 has `unshare` and `setns`. pyroute2 has namespaces and links too, but neither the timers and the resident
+files of a process nor offload of a TUN device, which are most of this.
+"""
 
 from __future__ import annotations
 

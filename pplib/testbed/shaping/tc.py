@@ -1,4 +1,7 @@
-"""Link profiles in the words of `tc`: queueing disciplines for what leaves an interface. Text only."""
+"""Link profiles in the words of `tc`: queueing disciplines for what leaves an interface. Text only.
+
+Not by pyroute2: the same words go to a device over SSH, where root has `tc` and no Python package of ours.
+"""
 
 from __future__ import annotations
 
