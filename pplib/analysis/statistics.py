@@ -31,6 +31,9 @@ CONFIGURATION_KEYS = [
 `setup` says, in words, what else differs between the trials of a summary (see `setups`): "" where nothing does.
 """
 
+GIVEN_KEYS = ["model", "weights", "dataset", "link", "batch_size", "setup"]
+"""Of these what is given; the others are chosen, as the cut is: one front over all choices is within these."""
+
 RANGED = list(OBJECTIVES)
 """Columns whose smallest and largest repeat are kept beside the median."""
 
@@ -162,7 +165,8 @@ def is_disturbed(summary: pd.DataFrame) -> pd.Series[bool]:
     """Which ok trials a device was disturbed during; none of a summary that is older than the column."""
     if "disturbed" not in summary.columns:
         return pd.Series(False, index=summary.index)
-    return (summary["disturbed"].fillna("").astype("str") != "") & (summary["status"] == "ok")
+    told = summary["disturbed"]
+    return told.notna() & (told.astype("str") != "") & (summary["status"] == "ok")
 
 
 def outdone_by_calm(summary: pd.DataFrame) -> pd.Series[bool]:

@@ -23,6 +23,7 @@ from pplib.view.findings import (
     certainty_section,
     links_section,
     moving_section,
+    overall_section,
     pairs_section,
     points_section,
     regret_sections,
@@ -87,6 +88,7 @@ def results_sections(
                 "front",
             )
         ],
+        "overall": [overall_section(summary, points, indifference)],
         "fronts": [_apart(points, probability)],
         "moving": [moving_section(points, OBJECTIVES)],
         "certainty": [certainty_section(summary, probability, OBJECTIVES, indifference)],

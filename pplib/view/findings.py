@@ -11,20 +11,20 @@ from pplib.analysis.attainment import attainment
 from pplib.analysis.estimated.device_ratios import device_ratios
 from pplib.analysis.estimated.differences import paired_differences
 from pplib.analysis.estimated.point_estimates import point_draws
-from pplib.analysis.estimated.uncertainty import ties
+from pplib.analysis.estimated.uncertainty import front_probability, ties
 from pplib.analysis.links import link_table
 from pplib.analysis.repeats import POINT_KEYS
 from pplib.analysis.required_columns import require_columns
 from pplib.analysis.robust import on_several_links, regret_table
 from pplib.analysis.stability import noise, unstable_trials, worst_trials
-from pplib.analysis.statistics import CONFIGURATION_KEYS
+from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import OBJECTIVES, quantity
 from pplib.view.charts.attainment import attainment_chart
 from pplib.view.charts.backends import backend_chart
 from pplib.view.charts.front_by_link import fronts_by_link_chart
 from pplib.view.charts.regret import regret_chart
 from pplib.view.section import Section
-from pplib.view.tables import configuration_columns, points_table, requested_and_measured
+from pplib.view.tables import configuration_columns, overall_table, points_table, requested_and_measured
 from pplib.view.words.differences import device_lines, difference_lines, percent
 from pplib.view.words.disturbed import disturbed_words
 from pplib.view.words.ties import tie_lines
@@ -151,6 +151,21 @@ def _equal_cuts(tied: pd.DataFrame, indifference: float) -> list[str]:
     return lines
 
 
+def overall_section(summary: pd.DataFrame, points: pd.DataFrame, indifference: float) -> Section:
+    """One front over all configurations that do the same job; without a table where there is one configuration.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        points: one row per configuration and point, see `point_estimates`.
+        indifference: what difference does not matter, as a share.
+    """
+    title = "One front over all configurations"
+    if len(points.drop_duplicates(CONFIGURATION_KEYS)) < 2:
+        return Section(title, "These results hold one configuration: its front is above.")
+    probability = front_probability(summary, OBJECTIVES, indifference=indifference, within=GIVEN_KEYS)
+    return Section(title, _OVERALL, table=overall_table(points, probability))
+
+
 def steadiness_section(summary: pd.DataFrame) -> Section:
     """How far repeats lie apart; without a table where there is one repeat.
 
@@ -220,6 +235,10 @@ def regret_sections(points: pd.DataFrame, summary: pd.DataFrame, objectives: Map
     return found
 
 
+_OVERALL = (
+    "Backend, depth and whatever else is chosen compete as the cuts do: what is left for each model and link is what "
+    "one would deploy. Beside each is in what share of other sweeps it is on this front, or as good."
+)
 _COMPARED = ("backend", "in_flight", "link", "setup")
 _PAIRS = (
     "Configurations that differ in one thing alone, cut by cut: differences are medians over the cuts, measured in "

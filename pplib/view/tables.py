@@ -9,7 +9,7 @@ import pandas as pd
 from pplib.analysis.estimated.uncertainty import with_fronts
 from pplib.analysis.pareto import in_order
 from pplib.analysis.required_columns import require_columns
-from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
+from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS, fronts
 from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.view.table_html import cell, with_range
 
@@ -77,6 +77,24 @@ def front_table(
     table = pd.concat(groups, ignore_index=True) if groups else points
     more = [name for name in objectives if name not in _SHOWN]
     return pd.concat([points_table(table).drop(columns="on_front", errors="ignore"), table[more]], axis=1)
+
+
+def overall_table(
+    points: pd.DataFrame, probability: pd.DataFrame, objectives: Mapping[str, str] = OBJECTIVES
+) -> pd.DataFrame:
+    """The points on the one front over all configurations, in stored units, best on the first objective first.
+
+    Args:
+        points: one row per configuration and point, see `point_estimates`.
+        probability: see `front_probability`, within `GIVEN_KEYS`.
+        objectives: column -> "min" or "max".
+    """
+    found = with_fronts(points, probability)
+    groups = [in_order(rows[rows["on_front"]], objectives) for _, rows in found.groupby(GIVEN_KEYS, dropna=False)]
+    table = pd.concat(groups, ignore_index=True)
+    shown = points_table(table).drop(columns="on_front")
+    shown.insert(list(shown.columns).index("partition_label") + 1, "front_probability", table["front_probability"])
+    return shown
 
 
 def requested_and_measured(links: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from pplib.analysis.estimated.estimates import estimates
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import front_probability, ties, with_fronts
 from pplib.analysis.pareto import pareto_mask
-from pplib.analysis.statistics import fronts
+from pplib.analysis.statistics import GIVEN_KEYS, fronts
 from pplib.errors import FrameError
 from pplib.view.words.ties import tie_lines
 
@@ -115,6 +115,25 @@ def test_configurations_do_not_dominate_each_other_nor_change_each_others_draws(
     assert two[two["backend"] == "rpc"]["front_probability"].isna().tolist() == [True]
     assert one.equals(front_probability(trials_of(noisy), OBJECTIVES, seed=3))
     assert not one.equals(front_probability(trials_of(noisy), OBJECTIVES, seed=4))
+
+
+def test_one_front_over_all_configurations_is_that_of_all_points_together(trials_of):
+    quick = trials_of({1: [(1.0, 5.0), (1.01, 5.1)], 2: [(2.0, 9.0), (2.01, 9.1)]})
+    slow = trials_of({1: [(1.5, 4.0), (1.51, 4.1)], 2: [(3.0, 12.0), (3.1, 12.1)]}, backend="rpc")
+    elsewhere = trials_of({1: [(9.0, 1.0), (9.1, 1.1)]}, link="slow")
+    all_of_them = pd.concat([quick, slow, elsewhere], ignore_index=True)
+    found = front_probability(all_of_them, OBJECTIVES, within=GIVEN_KEYS)
+    named = {(row["backend"], row["link"], row["partition_label"]): row for row in found.to_dict("records")}
+    on_front = {key for key, row in named.items() if row["on_front"]}
+    assert on_front == {
+        ("socket", "none", "P1"),
+        ("socket", "none", "P2"),
+        ("rpc", "none", "P2"),
+        ("socket", "slow", "P1"),
+    }
+    assert named["rpc", "none", "P1"]["front_probability"] < 0.01, "sockets have a cut that is quicker and does more"
+    apart = front_probability(all_of_them, OBJECTIVES)
+    assert apart["on_front"].all(), "each configuration by itself"
 
 
 def test_one_and_three_objectives_work_too(trials_of):

@@ -153,6 +153,8 @@ def test_a_report_and_the_closing_lines_name_what_differs_with_figures(write, tm
     summary = summary_of(tmp_path)
     said = closing_lines(summary)
     heads = [line for line in said if line.startswith("front:")]
+    assert [line for line in said if line.startswith("best:")] == said[:2], "two setups: seeds make other models"
+    assert said[1] == "best:    mobilenet_v2, seed 1: P2 (54.77 ms, 40 img/s)"
     assert len(set(heads)) == 3
     assert "front:   mobilenet_v2 socket in flight 1, optimized, seed 1: P2" in heads
     assert any("not optimized, seed 0" in line for line in heads)

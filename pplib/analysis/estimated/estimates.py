@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,26 @@ class Estimates:
     def keys(self) -> dict[str, Any]:
         """What names the configuration."""
         return {key: self.points[0].keys[key] for key in CONFIGURATION_KEYS}
+
+
+def together(found: Sequence[Estimates], keys: Sequence[str]) -> list[Estimates]:
+    """The points of configurations that are equal in `keys` as those of one; their draws belong together.
+
+    `apart` and `apart_corrected` are those of the first.
+    """
+    groups: dict[str, list[Estimates]] = {}
+    for one in found:
+        groups.setdefault(str([one.keys[key] for key in keys]), []).append(one)
+    return [
+        replace(
+            group[0],
+            points=[point for one in group for point in one.points],
+            values=np.concatenate([one.values for one in group]),
+            draws=np.concatenate([one.draws for one in group], axis=1),
+            freedom=min(one.freedom for one in group),
+        )
+        for group in groups.values()
+    ]
 
 
 def points_of_both(first: Estimates, second: Estimates) -> tuple[Counts, Counts]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from pplib.analysis.estimated.estimates import Estimates, estimates
+from pplib.analysis.estimated.estimates import Estimates, estimates, together
 from pplib.analysis.pareto import DIRECTIONS, Mask, front_masks
 from pplib.analysis.repeats import POINT_KEYS, Numbers, point_name
 from pplib.analysis.required_columns import require_columns
+from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.errors import FrameError
 
 CERTAINTY = 0.95
@@ -27,6 +28,7 @@ def front_probability(
     resamples: int = 2000,
     seed: int = 0,
     indifference: float = 0.0,
+    within: Sequence[str] = CONFIGURATION_KEYS,
 ) -> pd.DataFrame:
     """For every point, in what share of resamples it is as good as its configuration's front.
 
@@ -44,6 +46,7 @@ def front_probability(
         resamples: drawn per configuration.
         seed: the same seed gives the same figures.
         indifference: what difference does not matter, as a share: see `front_masks`.
+        within: fronts are those of configurations that are equal in these together, such as `GIVEN_KEYS`.
 
     Returns:
         One row per configuration and point: `POINT_KEYS`, the objectives' estimates, `on_front` (on the front of the
@@ -57,7 +60,7 @@ def front_probability(
     """
     signs = _signs(objectives, indifference)
     rows = []
-    for one in estimates(summary, list(objectives), resamples, seed):
+    for one in together(estimates(summary, list(objectives), resamples, seed), within):
         on_front, share = _called(one, signs, indifference)
         for i, point in enumerate(one.points):
             row = {**point.keys, **dict(zip(objectives, one.values[i].tolist(), strict=True))}

@@ -10,7 +10,7 @@ from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import UNDECIDED, front_probability, ties, with_fronts
 from pplib.analysis.pareto import in_order
 from pplib.analysis.repeats import point_name
-from pplib.analysis.statistics import CONFIGURATION_KEYS
+from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.links import UNSHAPED
 from pplib.view.words.disturbed import disturbed_words
@@ -33,7 +33,7 @@ def closing_lines(summary: pd.DataFrame, indifference: float = INDIFFERENCE) -> 
     differing = [key for key in others if points[key].nunique(dropna=False) > 1]
     alike = ties(summary, OBJECTIVES, indifference=indifference)
     tied = {point_name(row): row["tied_with"] for row in alike.to_dict("records")}
-    lines = []
+    lines = list(_overall(summary, points, indifference))
     for key, group in points.groupby(CONFIGURATION_KEYS, dropna=False, sort=True):
         named = dict(zip(CONFIGURATION_KEYS, key, strict=True))
         more = [_word(key, named[key]) for key in differing] + ([str(named["setup"])] if named["setup"] else [])
@@ -52,6 +52,29 @@ def closing_lines(summary: pd.DataFrame, indifference: float = INDIFFERENCE) -> 
     if words := disturbed_words(summary):
         lines.append(f"disturbed: {words}")
     return lines
+
+
+def _overall(summary: pd.DataFrame, points: pd.DataFrame, indifference: float) -> Iterator[str]:
+    """For each model and link the points on the one front over all configurations, where there are several."""
+    if len(points.drop_duplicates(CONFIGURATION_KEYS)) < 2:
+        return
+    sure = front_probability(summary, OBJECTIVES, indifference=indifference, within=GIVEN_KEYS)
+    for key, group in with_fronts(points, sure).groupby(GIVEN_KEYS, dropna=False, sort=True):
+        given = dict(zip(GIVEN_KEYS, key, strict=True))
+        choices = [name for name in CONFIGURATION_KEYS if name not in GIVEN_KEYS and group[name].nunique() > 1]
+        front = in_order(group[group["on_front"]], OBJECTIVES).to_dict("records")
+        told = [
+            f"{' '.join([str(row['partition_label']), *(_choice(name, row[name]) for name in choices)])} "
+            f"({row['latency_s'] * 1e3:.4g} ms, {row['throughput_img_s']:.4g} img/s)"
+            for row in front
+        ]
+        over = "" if given["link"] == UNSHAPED.name else f" over {given['link']}"
+        setup = f", {given['setup']}" if given["setup"] else ""
+        yield f"best:    {given['model']}{over}{setup}: {'; '.join(told) if told else 'no trial succeeded'}"
+
+
+def _choice(name: str, value: object) -> str:
+    return str(value) if name == "backend" else _word(name, value)
 
 
 def _best(front: pd.DataFrame) -> Iterator[str]:
