@@ -67,20 +67,6 @@ def pareto_mask(frame: pd.DataFrame, objectives: Mapping[str, str], indifference
     return pd.Series(mask, index=frame.index, name="on_front", dtype=bool)
 
 
-def pareto_front(frame: pd.DataFrame, objectives: Mapping[str, str], indifference: float = 0.0) -> pd.DataFrame:
-    """The rows of `frame` on the front, best on the first objective first.
-
-    Args:
-        frame: one row per candidate.
-        objectives: column name -> "min" or "max"; at least one.
-        indifference: as for `pareto_mask`.
-
-    Raises:
-        FrameError: as `pareto_mask`.
-    """
-    return in_order(frame[pareto_mask(frame, objectives, indifference).to_numpy()], objectives)
-
-
 def in_order(front: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """The rows of a front, best on the first objective first."""
     ascending = [direction == "min" for direction in objectives.values()]
