@@ -25,6 +25,7 @@ from pplib.view.charts.front_by_link import fronts_by_link_chart
 from pplib.view.charts.regret import regret_chart
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, overall_table, points_table, requested_and_measured
+from pplib.view.words.correction import correction_lines
 from pplib.view.words.differences import device_lines, difference_lines, percent
 from pplib.view.words.disturbed import disturbed_words
 from pplib.view.words.ties import tie_lines
@@ -176,8 +177,8 @@ def steadiness_section(summary: pd.DataFrame) -> Section:
     if table["latency_noise"].isna().all():
         return Section(title, "One repeat says nothing about that. Raise `repeats`, and sweep again.")
     columns = [*configuration_columns(table), "trials", "unstable", "latency_noise", "throughput_noise", "warning"]
-    words = disturbed_words(summary)
-    return Section(title, f"{_STEADINESS}\n\n{words}" if words else _STEADINESS, table=table[columns])
+    told = [_STEADINESS, *correction_lines(summary), disturbed_words(summary)]
+    return Section(title, "\n\n".join(filter(None, told)), table=table[columns])
 
 
 def moving_section(points: pd.DataFrame, objectives: Mapping[str, str]) -> Section:
@@ -255,7 +256,9 @@ _CERTAINTY = (
 )
 _STEADINESS = (
     "How far repeats lie from their point's median, and how many trials look unsteady. Close other programs, raise "
-    "num_images or repeats, and run again where there is a warning."
+    "num_images or repeats, and run again where there is a warning. Estimates are made of repeats divided by what the "
+    "stages of their own trial took, where that makes them agree better: by its path, one microbatch's way through all "
+    "stages and hops, or its cycle, the time from one to the next."
 )
 _POINTS = (
     "What every point takes at the usual speed of its devices, in brackets its repeats' range as measured, and its "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.coverage import simulated
 from pplib.analysis.estimated.point_estimates import point_draws, point_estimates
 from pplib.analysis.links import link_table
 from pplib.analysis.robust import minimax_regret
@@ -20,6 +22,7 @@ from pplib.view.display import png_bytes
 from pplib.view.findings import links_section, moving_section, points_section, regret_sections, unsteady_section
 from pplib.view.section import Section, show
 from pplib.view.tables import front_table, points_table, requested_and_measured, trials_table
+from pplib.view.words.correction import correction_lines
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 
@@ -174,6 +177,19 @@ def test_points_never_measured_on_all_links_give_a_chart_and_a_sentence(two_link
         assert one.table is None
         assert "No point was measured on every link." in one.text
         assert "none was measured on every link" in json.dumps(one.chart.to_dict())
+
+
+def test_how_far_a_correction_brings_repeats_together_is_told(summary):
+    drifting, _ = simulated(np.random.default_rng(1), "host", repeats=3)
+    *each, drift = correction_lines(drifting)
+    assert len(each) == 3
+    for line in each:
+        apart, left = map(float, re.search(r"latency ([\d.]+) % as measured, ([\d.]+) % divided by its", line).groups())
+        assert left < 0.6 * apart
+    assert re.fullmatch(r"From the trials .*: stage 0 to [\d.]+ %, to [\d.]+ % without; stage 1 .* without\.", drift)
+    linked = drifting.assign(latency_s=3.0 * np.exp(0.01 * np.random.default_rng(2).normal(size=len(drifting))))
+    assert all("which no correction betters; throughput" in line for line in correction_lines(linked)[:3])
+    assert correction_lines(drifting[drifting["repeat"] == 0]) == []
 
 
 def test_one_link_leaves_a_sentence_and_no_chart(summary):

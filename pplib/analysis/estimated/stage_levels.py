@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from pplib.analysis.estimated.drift import drift_of
+from pplib.analysis.estimated.drift import Drift, drift_of
 from pplib.analysis.estimated.robust_mean import Counts, robust_means, robust_scale
 from pplib.analysis.repeats import Numbers
 from pplib.analysis.required_columns import numeric_column
@@ -61,6 +61,7 @@ class StageLevels:
         speed_log_s: (configurations, stages) how long each device takes for the same units, as a logarithm; only
             differences within a configuration, and between those of the same devices, mean anything. NaN as above.
         speed_draws: (resamples, configurations, stages) what they may be.
+        drift_error: by stage, how far a trial's time is off what those near it say: a share, with drift and without.
     """
 
     cell: Counts
@@ -71,6 +72,7 @@ class StageLevels:
     configuration: Counts
     speed_log_s: Numbers
     speed_draws: Numbers
+    drift_error: tuple[tuple[float, float], ...]
 
 
 class HashedTrials:
@@ -130,12 +132,12 @@ def stage_levels(trials: pd.DataFrame, resamples: int, seed: int) -> StageLevels
     Source: mixed models, their best linear predictor and restricted likelihood, as in Searle, Casella and McCulloch,
     Variance Components (1992); that a stage is the sum of its units is this project's own premise, and is judged.
     """
-    first = _stage_levels(trials, drift_of(trials).log_s, 0, seed)  # from repeats of points; then from all trials
-    return _stage_levels(trials, drift_of(trials, first.log_s[first.cell]).log_s, resamples, seed)
+    first = _stage_levels(trials, drift_of(trials), 0, seed)  # from repeats of points; then from all trials
+    return _stage_levels(trials, drift_of(trials, first.log_s[first.cell]), resamples, seed)
 
 
-def _stage_levels(trials: pd.DataFrame, known: Numbers, resamples: int, seed: int) -> StageLevels:
-    """`known` is the drift, (trials, stages)."""
+def _stage_levels(trials: pd.DataFrame, drift: Drift, resamples: int, seed: int) -> StageLevels:
+    """The levels, given the drift."""
     cell = trials.groupby([*CONFIGURATION_KEYS, "partition_point"], dropna=False, sort=False).ngroup().to_numpy()
     stages = sum(f"stage{i}_compute_s" in trials.columns for i in range(trials.shape[1]))
     count = int(cell.max(initial=-1)) + 1
@@ -147,7 +149,7 @@ def _stage_levels(trials: pd.DataFrame, known: Numbers, resamples: int, seed: in
     if stages:
         times = np.stack([numeric_column(trials, f"stage{i}_compute_s", "the summary") for i in range(stages)], axis=1)
         there = times > 0
-        logs = np.log(np.where(there, times, 1.0)) - np.where(np.isfinite(known), known, 0.0)
+        logs = np.log(np.where(there, times, 1.0)) - np.where(np.isfinite(drift.log_s), drift.log_s, 0.0)
         ok = (trials["status"] == "ok").to_numpy(dtype=bool) & there.any(axis=1)
         shared = [key for key in CONFIGURATION_KEYS if key not in SHARED]
         told = ALIKE if "cpu" in trials.columns else ("setup", "device_names", "devices")
@@ -174,7 +176,7 @@ def _stage_levels(trials: pd.DataFrame, known: Numbers, resamples: int, seed: in
             off_units.append(float(likely @ [one.off_units for one in fits]))
             off_configuration.append(float(likely @ [one.off_configuration for one in fits]))
     offs = tuple(off_units), tuple(off_configuration)
-    return StageLevels(cell, log_s, draws, *offs, configuration, speed_log_s, speed_draws)
+    return StageLevels(cell, log_s, draws, *offs, configuration, speed_log_s, speed_draws, drift.error)
 
 
 def _rows(trials: pd.DataFrame, cell: Counts, logs: Numbers, times: Numbers) -> _Rows:

@@ -14,7 +14,7 @@ _SHARES = {"latency_s": "latency", "throughput_img_s": "throughput"}
 
 
 def percent(share: float) -> str:
-    """In words.
+    """A share in words.
 
     >>> percent(0.02), percent(0.125), percent(0.0)
     ('2 %', '12.5 %', '0 %')
@@ -37,10 +37,10 @@ def difference_lines(differences: pd.DataFrame, indifference: float, key: str = 
         shared = list(pairs.columns[: list(pairs.columns).index("first")])
         for values, rows in pairs.groupby(shared, dropna=False, sort=False):
             named = dict(zip(pairs.columns, values, strict=False))
-            where = ", ".join(_named(name, named[name]) for name in telling)
+            where = ", ".join(in_words(name, named[name]) for name in telling)
             cuts = int(rows["cuts"].max())
             if told := "; ".join(_words(row, indifference) for row in _known(rows)):
-                words = [*([where] if where else []), f"{_named(key, first)} against {_named(key, second)}"]
+                words = [*([where] if where else []), f"{in_words(key, first)} against {in_words(key, second)}"]
                 line = f"{', '.join(words)}, {cuts} cuts that both have: {told}."
                 lines.append(line[0].upper() + line[1:])
     return lines
@@ -56,7 +56,7 @@ def device_lines(ratios: Sequence[DeviceRatio], level: float = 0.95) -> list[str
     lines = []
     telling = [name for name in (ratios[0].keys if ratios else ()) if len({str(one.keys[name]) for one in ratios}) > 1]
     for one in ratios:
-        where = ", ".join(_named(name, one.keys[name]) for name in telling)
+        where = ", ".join(in_words(name, one.keys[name]) for name in telling)
         low, high = np.quantile(one.draws, [(1 - level) / 2, (1 + level) / 2])
         lines.append(
             f"For the same work {one.device} takes {one.ratio:.3g} ({low:.3g} to {high:.3g}) times as long as "
@@ -65,10 +65,10 @@ def device_lines(ratios: Sequence[DeviceRatio], level: float = 0.95) -> list[str
     return lines
 
 
-def _named(key: str, value: object) -> str:
+def in_words(key: str, value: object) -> str:
     """A configuration's value in words.
 
-    >>> _named("backend", "rpc"), _named("in_flight", 2), _named("setup", "slowdown 3 + 3")
+    >>> in_words("backend", "rpc"), in_words("in_flight", 2), in_words("setup", "slowdown 3 + 3")
     ('rpc', 'in flight 2', 'slowdown 3 + 3')
     """
     return str(value) if key in ("backend", "setup") else f"{key.replace('_', ' ')} {value}"
