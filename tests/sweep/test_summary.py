@@ -159,8 +159,10 @@ def test_a_report_and_the_closing_lines_name_what_differs_with_figures(write, tm
     assert "front:   mobilenet_v2 socket in flight 1, optimized, seed 1: P2" in heads
     assert any("not optimized, seed 0" in line for line in heads)
     after = said[said.index("front:   mobilenet_v2 socket in flight 1, optimized, seed 1: P2") + 1 :]
-    assert after[0] == "         lowest latency P2: 54.77 ms (50 to 60)"
-    assert after[1].startswith("         most images P2: 40 img/s (40 to 40)")
+    assert re.fullmatch(r"         lowest latency P2: 54\.77 ms \(95 %: [\d.]+ to [\d.]+\)", after[0])
+    assert after[1] == "         most images P2: 40 img/s (95 %: 40 to 40)"
+    once = closing_lines(summary[summary["repeat"] == 0])
+    assert "         most images P2: 40 img/s (repeats: 40 to 40)" in once
     assert not after[2:] or "as good" not in after[2], "P4 takes four times as long"
     alike = write(name="alike", latencies={2: 0.002, 4: 0.00204})
     said = closing_lines(summary_of(alike.results))  # half a percent fewer images, and latencies are noise

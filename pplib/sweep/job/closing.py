@@ -78,11 +78,14 @@ def _choice(name: str, value: object) -> str:
 
 
 def _best(front: pd.DataFrame) -> Iterator[str]:
-    """The two ends of a front: the value at each, and the range of its repeats."""
+    """The two ends of a front: the value at each, and its interval, or the range of its repeats."""
     for words, column, factor, unit, least in _BEST:
         row = front.sort_values(column, ascending=least, kind="stable").iloc[0]
-        low, middle, high = (float(row[column + end]) * factor for end in ("_min", "", "_max"))
-        yield f"         {words} {row['partition_label']}: {middle:.4g} {unit} ({low:.4g} to {high:.4g})"
+        known = row[f"{column}_low"] == row[f"{column}_low"]
+        ends = ("_low", "", "_high") if known else ("_min", "", "_max")
+        low, middle, high = (float(row[column + end]) * factor for end in ends)
+        told = f"95 %: {low:.4g} to {high:.4g}" if known else f"repeats: {low:.4g} to {high:.4g}"
+        yield f"         {words} {row['partition_label']}: {middle:.4g} {unit} ({told})"
 
 
 def _word(key: str, value: object) -> str:
