@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pplib.files.csv_text import read_csv, to_csv
 from pplib.files.own_paths import shown_values, without_own_paths
 from pplib.records import StageTimeline, TrialRecord, read_record, summary_row, trial_path, write_atomic, write_record
 
+CUTS = "cuts.json"
 _DEFAULTS = Configuration().as_dict()  # what a record says nothing of is older than the parameter
 
 
@@ -37,6 +39,26 @@ def is_done(config: Configuration, points: tuple[int, ...], repeat: int) -> bool
 def trial_files(folder: Path) -> list[Path]:
     """The records under a results folder (of one configuration, of a grid, or of several), in order of their paths."""
     return sorted(path for path in folder.glob("**/trials/*.json") if not path.name.startswith("."))
+
+
+def write_cuts(config: Configuration, cuts: pd.DataFrame) -> None:
+    """Keep what the partition points of a configuration are, beside its trials: `cuts.json`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    content = cuts.to_json(orient="records", indent=1)
+    if not (path := config.folder / CUTS).is_file() or path.read_text("utf-8") != content:
+        write_atomic(path, content.encode())
+
+
+def read_cuts(config: Configuration) -> pd.DataFrame | None:
+    """What `write_cuts` wrote; None where nothing did, as of results that are older."""
+    path = config.folder / CUTS
+    if not path.is_file():
+        return None
+    cuts = pd.DataFrame(json.loads(path.read_text("utf-8")))
+    return cuts.assign(activation_shape=cuts["activation_shape"].map(tuple))
 
 
 def has_trials(folder: Path) -> bool:

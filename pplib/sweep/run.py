@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +19,14 @@ from pplib.pipeline.coordinator.link_measurement import measure_until_right
 from pplib.records import TrialRecord, point_label, trial_path, write_record
 from pplib.sweep.auto import store_choice
 from pplib.sweep.claim import claim_folder, hardware
-from pplib.sweep.experiment import Experiment, proven
+from pplib.sweep.experiment import Experiment, points_frame, proven
 from pplib.sweep.progress import State, Told
-from pplib.sweep.results import summary_frame
+from pplib.sweep.results import summary_frame, write_cuts
 from pplib.sweep.schedule import Trial, interleaved, missing_trials, next_round, note_decided, once_more
 from pplib.sweep.speeds import is_settled, settle, time_stages
 from pplib.sweep.trial import provide, run_trial, verified
 from pplib.testbed.session import Session, workers_up
 
-MEASURED = "PARETOPIPE_MEASURED"  # of the environment: the command has measured, its notebooks show what there is
 MAX_FAILURES_IN_A_ROW = 3
 
 Failed = Callable[[Configuration, ParetoPipeError], None]
@@ -38,16 +36,13 @@ Failed = Callable[[Configuration, ParetoPipeError], None]
 def run_missing(experiment: Experiment, progress: bool = True) -> pd.DataFrame:
     """Measure what is missing of one configuration; one row per trial, those of earlier runs included.
 
-    Below `paretopipe sweep`, which has measured already, nothing is.
-
     Raises:
         OutputError: the results folder cannot be written, or holds trials of other parameters.
         ConfigError: the link cannot be had here.
         WorkerError: a worker cannot be brought back, or trials keep failing; trials already done are kept.
         TrialError: trials keep failing, for their results or their link cannot be believed.
     """
-    if not os.environ.get(MEASURED):
-        run_together([experiment], Told(progress), _raise)
+    run_together([experiment], Told(progress), _raise)
     return summary_frame(experiment.config.folder)
 
 
@@ -122,6 +117,7 @@ def _begun(experiment: Experiment, tell: Told, stack: contextlib.ExitStack) -> t
     experiment = _settled(experiment, tell, stack)
     if experiment.auto is not None:
         store_choice(config, experiment.auto)
+    write_cuts(config, points_frame(experiment))
     return experiment, missing_trials(config, experiment.points)
 
 

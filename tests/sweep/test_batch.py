@@ -103,7 +103,7 @@ def test_a_grid_over_devices_and_weights_goes_on_after_what_fails_whatever_kerne
     for path in executed:
         outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
         assert not [one for one in outputs if one.get("name") == "stderr"], "nothing on pink"
-        assert sum("data" in one and "tracing" in one["data"].get("text/plain", "") for one in outputs) == 1, "one line"
+        assert "tracing" not in str(outputs), "the command has loaded the model, and kept what its cuts are"
 
 
 @pytest.mark.timeout(600)

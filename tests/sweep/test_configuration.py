@@ -21,9 +21,11 @@ from pplib.errors import OutputError, TrialError
 from pplib.records import read_record, trial_path, write_record
 from pplib.sweep.claim import claim_folder
 from pplib.sweep.experiment import prepare
+from pplib.sweep.job import notebook_steps
+from pplib.sweep.job.notebook_steps import MEASURED, cuts_frame, measured_trials
 from pplib.sweep.progress import Told
 from pplib.sweep.results import drop_details, read_summary, timeline_frame, write_summary
-from pplib.sweep.run import MEASURED, run_missing, run_once, run_together
+from pplib.sweep.run import run_missing, run_once, run_together
 from pplib.sweep.schedule import interleaved, missing_trials, schedule
 from tests.helpers.records import read_records
 
@@ -106,12 +108,20 @@ def test_configurations_of_both_backends_are_measured_in_turns_and_one_that_fail
     assert order != sorted(order) and order != sorted(order, reverse=True)
 
 
-def test_below_the_command_nothing_is_measured(tiny, monkeypatch):
+def test_below_the_command_nothing_is_measured_and_no_model_is_loaded(tiny, shared_workers, monkeypatch):
+    config = configuration({**tiny, "partition_points": [2], "repeats": 1})
+    with monkeypatch.context() as below:
+        below.setenv(MEASURED, "1")
+        with pytest.raises(OutputError, match="no trials there"):
+            measured_trials(config)
+    trials, cuts = measured_trials(config), cuts_frame(config)
+    assert len(trials) == 1 and cuts["label"].tolist()[:2] == ["P0", "P1"]
     monkeypatch.setenv(MEASURED, "1")
-    experiment = prepare(configuration(tiny), prove=False)
-    with pytest.raises(OutputError, match="no trials there"):
-        run_missing(experiment, progress=False)
-    assert experiment.references == []
+    monkeypatch.setattr(notebook_steps, "prepare", None)
+    notebook_steps._prepared.cache_clear()
+    assert len(measured_trials(config)) == 1
+    shown = cuts_frame(config)
+    pd.testing.assert_frame_equal(shown, cuts)
 
 
 def test_one_trial_of_an_experiment_that_was_not_proven_is_proven_first(tiny, shared_workers):

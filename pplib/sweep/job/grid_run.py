@@ -25,10 +25,11 @@ from pplib.sweep.experiment import Experiment, choose_points, prepare
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.job.experiment_check import check_inputs, count_units
 from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder, execute_beside_others
+from pplib.sweep.job.notebook_steps import MEASURED
 from pplib.sweep.progress import VARIABLE as PROGRESS
 from pplib.sweep.progress import Board, Told, board
 from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary, write_summary
-from pplib.sweep.run import MEASURED, run_together
+from pplib.sweep.run import run_together
 from pplib.sweep.schedule import is_decided, missing_trials
 from pplib.testbed.emulation.namespaces import choose_engine
 from pplib.testbed.session import Session, check_rpc_network, workers_up
