@@ -78,7 +78,8 @@ def once_more(config: Configuration, points: Sequence[tuple[int, ...]]) -> list[
     if config.repeats != "auto" and 2 * sum(extra) > len(extra):
         return []
     lacking = [point for point in points if any(disturbed[point]) and disturbed[point].count(False) < asked]
-    more = [point for point in lacking if len(records[point]) < 2 * asked]
+    most = min(2 * asked, config.max_repeats) if config.repeats == "auto" else 2 * asked
+    more = [point for point in lacking if len(records[point]) < most]
     random.Random(f"{config.seed}-{config.identity}-{len(extra)}").shuffle(more)
     done = sum(map(len, records.values()))
     return [Trial(point, len(records[point]), done + i) for i, point in enumerate(more)]

@@ -23,7 +23,7 @@ from pplib.pipeline.monitor.gauges import (
     ThrottleGauge,
 )
 from pplib.pipeline.monitor.monitor import Monitor
-from pplib.pipeline.monitor.sources import Gpu, Unreadable
+from pplib.pipeline.monitor.sources import Gpu, Unreadable, swapped_bytes
 from pplib.pipeline.monitor.usage import Usage
 
 Times = namedtuple("Times", "user nice system idle iowait irq softirq steal guest guest_nice")
@@ -216,7 +216,7 @@ def test_time_lost_to_other_guests_is_that_of_the_cores_one_may_use():
 
 
 def test_swapping_and_suspension_are_differences_of_counters():
-    swapped = iter([SimpleNamespace(sin=5, sout=7), SimpleNamespace(sin=4105, sout=4103)])
+    swapped = iter([12, 8208])
     ahead = iter([100.0, 130.5])
     for gauge, told in (
         (SwapGauge(lambda: next(swapped)), {"swapped_bytes": 8196}),
@@ -225,6 +225,16 @@ def test_swapping_and_suspension_are_differences_of_counters():
         gauge.start()
         gauge.sample()
         assert gauge.finish(1.0) == told
+
+
+def test_pages_of_swap_count_as_large_as_they_are(tmp_path):
+    counters = tmp_path / "vmstat"
+    counters.write_text("nr_free_pages 7\npswpin 60\npswpout 40\npgfault 9\n")
+    assert swapped_bytes(counters, 16384) == 1_638_400
+    for content in ("nr_free_pages 7\n", "pswpin 60\n"):
+        counters.write_text(content)
+        with pytest.raises(Unreadable, match="expected pswpin and pswpout"):
+            swapped_bytes(counters)
 
 
 def test_what_disturbs_a_device_is_told_and_what_is_usual_is_not():

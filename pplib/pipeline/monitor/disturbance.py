@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import psutil
-
-from pplib.pipeline.monitor.sources import boot_ahead_s
+from pplib.pipeline.monitor.sources import boot_ahead_s, swapped_bytes
 from pplib.pipeline.monitor.usage import Usage
 
 MOST_STEAL = 0.05
@@ -42,23 +40,19 @@ class SwapGauge:
 
     name = "swap"
 
-    def __init__(self, read: Callable[[], Any] = psutil.swap_memory) -> None:
+    def __init__(self, read: Callable[[], int] = swapped_bytes) -> None:
         self._read = read
 
     def start(self) -> None:
         """Read the counters."""
-        self._before = self._swapped()
+        self._before = self._read()
 
     def sample(self) -> None:
         """Nothing: the kernel counts."""
 
     def finish(self, duration_s: float) -> dict[str, Any]:
         """`swapped_bytes`."""
-        return {"swapped_bytes": max(0, self._swapped() - self._before)}
-
-    def _swapped(self) -> int:
-        told = self._read()
-        return int(told.sin) + int(told.sout)
+        return {"swapped_bytes": max(0, self._read() - self._before)}
 
 
 class SuspendGauge:

@@ -54,6 +54,20 @@ def own_cores() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
+def swapped_bytes(counters: Path = Path("/proc/vmstat"), page_bytes: int | None = None) -> int:
+    """What this machine has read from swap and written to it since it was started.
+
+    Not by psutil, which takes every page for 4 KiB, and counts pages of files on macOS.
+
+    Raises:
+        Unreadable: this system has no such counters.
+    """
+    pages = dict(line.split() for line in read_text(counters).splitlines() if line.startswith("pswp"))
+    if not {"pswpin", "pswpout"} <= pages.keys():
+        raise Unreadable(f"{counters}: expected pswpin and pswpout, got neither or one")
+    return (int(pages["pswpin"]) + int(pages["pswpout"])) * (page_bytes or os.sysconf("SC_PAGE_SIZE"))
+
+
 def boot_ahead_s() -> float:
     """How far the clock that counts a suspended machine's time is ahead of the one that does not.
 
