@@ -28,7 +28,7 @@ from pplib.records import summary_row
 from pplib.sweep.experiment import Experiment, prepare
 from pplib.sweep.schedule import Trial
 from pplib.sweep.trial import run_trial
-from pplib.view.difference_words import difference_lines
+from pplib.view.words.differences import difference_lines
 
 PLAIN, SECOND, ALL = "as it is", "second slower", "both slower"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -245,3 +246,8 @@ def test_the_readme_leads_to_every_page_and_its_two_commands_are_sweep_and_test(
     assert re.findall(r"^make \w+", commands, re.M) == ["make sweep", "make test"]
     assert readme.index("## Five words") < readme.index("## Two commands")
     assert "```bibtex" in readme
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_needs_is_where_it_looks_for_it(path):
+    importlib.import_module(f"benchmarks.{path.stem}")

@@ -17,6 +17,8 @@ from pplib.errors import FrameError
 GROUP_KEYS = [key for key in CONFIGURATION_KEYS if key != "link"]
 """What must be equal for the links to be compared: one choice of a point is made for each of these."""
 
+OF_THE_WORST = "worst_regret worst_regret_low worst_regret_high worst_link mean_regret minimax as_good".split()
+"""What `minimax_regret` says of each point."""
 
 Draws = Mapping[str, Numbers]
 """Of every point, by its `point_name`, what another sweep might have found: see `point_draws`."""
@@ -174,15 +176,7 @@ def minimax_regret(points: pd.DataFrame, objective: Mapping[str, str], draws: Dr
     """
     table, drawn = _regrets(points, objective, draws)
     columns = [*GROUP_KEYS, "partition_point", "partition_label", "links", "links_measured"]
-    columns += [
-        "worst_regret",
-        "worst_regret_low",
-        "worst_regret_high",
-        "worst_link",
-        "mean_regret",
-        "minimax",
-        "as_good",
-    ]
+    columns += OF_THE_WORST
     pieces = []
     for _, group in table[table["best"].notna()].groupby(GROUP_KEYS, dropna=False, sort=False):
         links = group["link"].nunique(dropna=False)
@@ -239,8 +233,7 @@ def regret_table(points: pd.DataFrame, objective: Mapping[str, str], draws: Draw
     for link, cells in regret(points, objective, draws).groupby("link", dropna=False, sort=False):
         side = cells[[*keys, "regret"]].rename(columns={"regret": f"regret_on_{link}"})
         table = table.merge(side, on=keys, how="left")
-    last = ["worst_regret", "worst_regret_low", "worst_regret_high", "worst_link", "mean_regret", "minimax", "as_good"]
-    return table.assign(**{name: choice[name].to_numpy() for name in last})
+    return table.assign(**{name: choice[name].to_numpy() for name in OF_THE_WORST})
 
 
 def on_several_links(points: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from pplib.analysis.estimated.uncertainty import front_probability, ties
 from pplib.analysis.links import link_table
 from pplib.analysis.repeats import POINT_KEYS
 from pplib.analysis.required_columns import require_columns
-from pplib.analysis.robust import on_several_links, regret_table
+from pplib.analysis.robust import OF_THE_WORST, on_several_links, regret_table
 from pplib.analysis.stability import noise, unstable_trials, worst_trials
 from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import OBJECTIVES, quantity
@@ -219,16 +219,7 @@ def regret_sections(points: pd.DataFrame, summary: pd.DataFrame, objectives: Map
         draws = point_draws(summary, name)
         table = regret_table(several, {name: direction}, draws)
         regrets = [str(column) for column in table.columns if str(column).startswith("regret_on_")]
-        columns = [*configuration_columns(table), "partition_label", *regrets]
-        columns += [
-            "worst_regret",
-            "worst_regret_low",
-            "worst_regret_high",
-            "worst_link",
-            "mean_regret",
-            "minimax",
-            "as_good",
-        ]
+        columns = [*configuration_columns(table), "partition_label", *regrets, *OF_THE_WORST]
         chart = regret_chart(several, {name: direction}, draws)
         text = _REGRET if len(table) else f"{_REGRET}\n\nNo point was measured on every link."
         words = f"{title}: {quantity(name).name}"
