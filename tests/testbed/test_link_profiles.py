@@ -9,8 +9,6 @@ import pytest
 from pplib.errors import ConfigError
 from pplib.links import UNSHAPED, Direction, LinkProfile, find_link, load_links
 
-pytestmark = pytest.mark.alone
-
 PRESETS = Path(__file__).resolve().parents[2] / "params" / "links.yaml"
 
 
