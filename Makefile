@@ -20,11 +20,13 @@ sweep: $(STAMP)
 # A test that fails on a busy machine is run once more, with nothing beside it: what fails again has failed.
 AGAIN = { [ $$? -eq 1 ] && echo "failed once, run again alone:" && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -x; }
 
+SPREAD = --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10
 # Compiled files are kept: the tests start a hundred processes.
 test: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	@$(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 || $(AGAIN)
-	@$(BIN)/python -m pytest -m alone || $(AGAIN)
+	@$(BIN)/python -m pytest -m "not (alone or waits)" -n auto --maxprocesses 4 $(SPREAD) || $(AGAIN)
+	@$(BIN)/python -m pytest -m waits -n 2 $(SPREAD) || $(AGAIN)
+	@$(BIN)/python -m pytest -m alone --durations 10 || $(AGAIN)
 
 QUICK = tests/analysis tests/view tests/vocabulary tests/test_project.py tests/test_command.py pplib/analysis pplib/view
 test-quick: lint

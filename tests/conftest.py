@@ -18,7 +18,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # Before a command that Ctrl-C is to end: tests that run in the background of a shell have SIGINT ignored.
 INTERRUPTIBLE = ["env", "--default-signal=INT"]
 # Who asks for one of these needs parts of the system that may be missing: it is skipped there, with the reason.
-OPTIONAL_FIXTURES = {"browser", "emulated_links", "remote", "remote_possible", "start_remote", "shared_link", "window"}
+OPTIONAL_FIXTURES = {
+    "browser",
+    "devices_apart",
+    "emulated_links",
+    "remote",
+    "remote_possible",
+    "start_remote",
+    "shared_link",
+    "window",
+}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pplib.sweep.job.kernel import NOTEBOOKS
 from pplib.sweep.run import run_missing
 from tests.conftest import INTERRUPTIBLE
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.waits
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 200
@@ -30,11 +31,18 @@ SWEEP = [*INTERRUPTIBLE, sys.executable, "-m", "pplib.sweep"]
 PAPERMILL = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOKS / "sweep.ipynb"), "out.ipynb"]
 
 
-def start(command, folder):
+@pytest.fixture
+def temporary():
+    """A folder for temporary files that no other test uses; its path is short, for Unix sockets."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def start(command, folder, temporary):
     return subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -64,6 +72,14 @@ def held():
     return found
 
 
+def wait_until_let_go(spaces):
+    """Until no process has these namespaces: one that was started after we looked may take longer to end."""
+    end = time.monotonic() + 20
+    while left := spaces & held():
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+
+
 def verified(folder):
     """Trials that are done for good: measured, and their link measured again."""
     found = list(folder.glob("**/trials/*.json"))
@@ -84,12 +100,14 @@ def qdiscs():
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", ["Ctrl-C", "kill -9 of the command", "kill -9 of papermill's kernel"])
-def test_a_shaped_run_that_is_ended_leaves_nothing_and_goes_on_where_it_stopped(tiny, links, emulated_links, how):
+def test_a_shaped_run_that_is_ended_leaves_nothing_and_goes_on_where_it_stopped(
+    tiny, links, emulated_links, temporary, how
+):
     interfaces, disciplines = sorted(Path("/sys/class/net").iterdir()), qdiscs()
     values, trials = {**tiny, "link": "near", "repeats": 40}, links / "out" / "tiny"
     (links / "values.yaml").write_text(yaml.safe_dump(values))
     command = [*PAPERMILL, "-f", "values.yaml"] if "papermill" in how else [*SWEEP, "values.yaml"]
-    process = start(command, links)
+    process = start(command, links, temporary)
     wait_for(lambda: len(verified(trials)) >= 3, process)
     children, spaces = below(process)
     assert len(children) >= 4, "two workers, what they are forked from, and a keeper of the network"
@@ -102,10 +120,10 @@ def test_a_shaped_run_that_is_ended_leaves_nothing_and_goes_on_where_it_stopped(
     _, error = process.communicate(timeout=100)
     _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
-    assert not spaces & held()
+    wait_until_let_go(spaces)
     assert sorted(Path("/sys/class/net").iterdir()) == interfaces
     assert qdiscs() == disciplines
-    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("kernel-ipc*"))
+    assert not list(temporary.glob("kernel-ipc*"))
     if how == "Ctrl-C":
         assert process.returncode == 130
         assert b"trials already done are kept" in error
@@ -130,7 +148,7 @@ sys.exit(main(["values.yaml"]))
 
 
 @pytest.mark.timeout(300)
-def test_ctrl_c_ends_all_notebooks_that_are_being_executed(tiny, links):
+def test_ctrl_c_ends_all_notebooks_that_are_being_executed(tiny, links, temporary):
     (links / "notebooks").mkdir()
     for name in ("sweep", "analyze"):
         book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
@@ -139,7 +157,7 @@ def test_ctrl_c_ends_all_notebooks_that_are_being_executed(tiny, links):
         nbformat.write(book, links / "notebooks" / f"{name}.ipynb")
     values = {**tiny, "partition_points": [2], "repeats": 1}
     (links / "values.yaml").write_text(yaml.safe_dump(values))
-    process = start([*INTERRUPTIBLE, sys.executable, "-c", SHOWING], links)
+    process = start([*INTERRUPTIBLE, sys.executable, "-c", SHOWING], links, temporary)
     wait_for(lambda: all((links / name).exists() for name in ("sweep", "analyze")), process)
     children, _ = below(process)
     assert len([one for one in children if one.name() == "kernel"]) == 2

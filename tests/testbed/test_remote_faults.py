@@ -26,39 +26,39 @@ from benchmarks.strikes import run_files
 from pplib import limits
 from tests.conftest import INTERRUPTIBLE
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.waits
 
 OWNER = Path(__file__).resolve().parents[1] / "helpers" / "session_owner.py"
 SILENT_S = FORGOTTEN_S = 6.0
 
 
 @pytest.fixture(scope="module")
-def devices(tmp_path_factory):
+def devices_apart(tmp_path_factory):
     """Two devices without workers."""
     with devices_up(tmp_path_factory.mktemp("faults")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def leftovers(devices):
+def leftovers(devices_apart):
     """What is on a device when workers are started: an old folder, a young one, and an old one in use."""
-    old, young, used = (run_files(devices.remote.devices[0]) / name for name in ("old", "young", "used"))
+    old, young, used = (run_files(devices_apart.remote.devices[0]) / name for name in ("old", "young", "used"))
     for folder in (old, young, used):
         folder.mkdir()
     hour_ago = time.time() - 3700
     for folder in (old, used):
         os.utime(folder, (hour_ago, hour_ago))
-    with devices.remote.net.popen(0, ["cat"], cwd=used, stdin=subprocess.PIPE) as process:
+    with devices_apart.remote.net.popen(0, ["cat"], cwd=used, stdin=subprocess.PIPE) as process:
         yield old, young, used
         process.stdin.close()
 
 
 @pytest.fixture(scope="module")
-def arena(devices, leftovers):
+def arena(devices_apart, leftovers):
     """The devices with workers, which all tests that follow use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pplib.limits.SILENT_S", SILENT_S)
-        with arena_up(devices) as found:
+        with arena_up(devices_apart) as found:
             yield found
             for ours in leftovers[1:]:  # which no device forgets; any of these tests may be run by itself
                 ours.rmdir()
@@ -66,23 +66,23 @@ def arena(devices, leftovers):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("how", "limit_s"), [(signal.SIGINT, 8.0), (signal.SIGKILL, FORGOTTEN_S + 8.0)])
-def test_workers_and_their_files_are_gone_soon_after_their_coordinator(devices, wait_until, how, limit_s):
+def test_workers_and_their_files_are_gone_soon_after_their_coordinator(devices_apart, wait_until, how, limit_s):
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(OWNER.parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     with subprocess.Popen(
-        [*INTERRUPTIBLE, sys.executable, str(OWNER), str(devices.devices), str(FORGOTTEN_S)],
+        [*INTERRUPTIBLE, sys.executable, str(OWNER), str(devices_apart.devices), str(FORGOTTEN_S)],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout.readline() == b"up\n", process.stderr.read().decode()
-        assert all(devices.workers()), devices.workers()
+        assert all(devices_apart.workers()), devices_apart.workers()
         process.send_signal(how)
         process.wait(30)
-    wait_until(lambda: not devices.left(), f"left: {devices.left()}", limit_s)
+    wait_until(lambda: not devices_apart.left(), f"left: {devices_apart.left()}", limit_s)
 
 
 def test_a_device_forgets_what_workers_left_whose_coordinator_never_came_back(arena, leftovers):
