@@ -90,7 +90,7 @@ def shared_link(_shaped_session, monkeypatch):
 def pytest_collection_modifyitems(config, items):
     """Mark what needs optional parts; leave out what needs a GPU where there is none, as CI could not install one.
 
-    Files that wait for devices come first: at the end nothing is left to run beside them.
+    Files that wait for devices come first, the longest of them before: at the end nothing is left to run beside them.
     """
     import torch
 
@@ -98,7 +98,8 @@ def pytest_collection_modifyitems(config, items):
         if OPTIONAL_FIXTURES & set(item.fixturenames):
             item.add_marker("optional")
     waiting = {item.path for item in items if item.get_closest_marker("optional")}
-    items.sort(key=lambda item: item.path not in waiting)
+    waits_s = {item.path: mark.args[0] for item in items if (mark := item.get_closest_marker("waits"))}
+    items.sort(key=lambda item: (item.path not in waiting, -waits_s.get(item.path, 0)))
     if not torch.cuda.is_available():
         gpu = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=gpu)

@@ -46,7 +46,7 @@ def tells_no_paths(results, tmp_path):
     assert found == []
 
 
-@pytest.mark.waits
+@pytest.mark.waits(40)
 @pytest.mark.timeout(600)
 def test_a_grid_becomes_executed_notebooks_a_summary_and_a_report(tmp_path, tiny, links, emulated_links, capsys):
     grid = {**tiny, "backend": "rpc", "link": ["near", "none"], "partition_points": [2, 3]}

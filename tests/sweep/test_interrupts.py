@@ -23,7 +23,7 @@ from pplib.sweep.job.kernel import NOTEBOOKS
 from pplib.sweep.run import run_missing
 from tests.conftest import INTERRUPTIBLE
 
-pytestmark = pytest.mark.waits
+pytestmark = pytest.mark.waits(65)
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 200

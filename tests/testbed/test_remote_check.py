@@ -27,7 +27,7 @@ def finding(report, device, row):
     return next(one for one in report.devices[device] if one.row == row)
 
 
-@pytest.mark.waits
+@pytest.mark.waits(20)
 def test_devices_that_are_set_up_pass_and_the_link_between_them_is_measured(start_remote, tmp_path, capsys):
     with start_remote(profile=LINK) as remote:
         file = remote.write(tmp_path / "devices.yaml", python=sys.executable)

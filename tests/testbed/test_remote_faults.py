@@ -26,7 +26,7 @@ from benchmarks.strikes import run_files
 from pplib import limits
 from tests.conftest import INTERRUPTIBLE
 
-pytestmark = pytest.mark.waits
+pytestmark = pytest.mark.waits(200)
 
 OWNER = Path(__file__).resolve().parents[1] / "helpers" / "session_owner.py"
 SILENT_S = FORGOTTEN_S = 6.0

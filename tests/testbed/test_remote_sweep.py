@@ -15,7 +15,7 @@ from pplib.errors import WorkerError
 from pplib.testbed.session import open_pipeline, workers_up
 from pplib.testbed.session_file import VARIABLE
 
-pytestmark = pytest.mark.waits
+pytestmark = pytest.mark.waits(100)
 
 ROOT = Path(__file__).resolve().parents[2]
 LINKS = "none: {}\nslow: {rate_bit_s: 20_000_000}\n"

@@ -21,7 +21,7 @@ from pplib.testbed.workers import tunnel as room
 from pplib.testbed.workers.remote import RemoteWorker
 from pplib.testbed.workers.tunnel import tunnels
 
-pytestmark = pytest.mark.waits
+pytestmark = pytest.mark.waits(60)
 
 LIMIT_S = 60.0
 OWN = "# mine\n\nssh-ed25519 AAAA me@laptop"  # without a newline at its end
