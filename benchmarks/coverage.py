@@ -30,6 +30,8 @@ SAME = {
     "num_stages": 2,
     "granularity": "block",
     "optimize": True,
+    "runtime": "eager",
+    "precision": "float32",
     "setup": "",
     "device_names": "a, b",
     "status": "ok",

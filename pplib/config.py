@@ -15,6 +15,7 @@ from pplib.errors import ConfigError
 from pplib.files.expanded import expanded
 from pplib.files.names import LONGEST_NAME, check_name, check_path
 from pplib.links import LinkProfile, find_link
+from pplib.runtimes import EAGER, Precision, check_precision, joined, of_stages
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Backend = Literal["socket", "rpc"]
@@ -66,6 +67,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     indifference: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.02
     devices: str = "params/devices/local.yaml"
     optimize: bool = True
+    runtime: str = EAGER
+    precision: Precision = "float32"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     output_dir: str = "outputs"
     variant: str | None = None
@@ -126,7 +129,20 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Folder name of this configuration's results: what distinguishes it inside one grid."""
         parts = [self.folder_model, self.granularity, f"k{self.num_stages}", f"b{self.batch_size}", self.backend]
         parts += [self.link, f"f{self.in_flight}"]
-        return "_".join(parts + ([] if self.optimize else ["plain"]) + ([self.variant] if self.variant else []))
+        parts += [] if self.optimize else ["plain"]
+        parts += [] if self.runtime == EAGER else [self.runtime]
+        parts += [] if self.precision == "float32" else [self.precision]
+        return "_".join(parts + ([self.variant] if self.variant else []))
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the pipeline is not to compute what the float32 model computes, to the last digits."""
+        return self.precision != "float32"
+
+    @property
+    def runtimes(self) -> list[str]:
+        """The runtime of each stage."""
+        return of_stages(self.runtime, self.num_stages)
 
     @property
     def folder(self) -> Path:
@@ -151,6 +167,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 PARAMETERS = Configuration.__struct_fields__
+LISTS = ("partition_points", "runtime")
+"""Parameters that one configuration may give as a list: its points, and the runtimes of its stages."""
 
 
 def configuration(values: Mapping[str, object], where: str = "") -> Configuration:
@@ -165,12 +183,16 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
     pplib.errors.ConfigError: batch_size: expected `int`, got 'four'
     """
     for key, value in values.items():
-        if isinstance(value, list) and key in PARAMETERS and key != "partition_points":
+        if isinstance(value, list) and key in PARAMETERS and key not in LISTS:
             raise ConfigError(
                 f"{where}{key}: expected one value, got the list {shown(value)}: lists make a grid, and a grid "
                 "is run by `paretopipe sweep GRID.yaml`"
             )
+    if "runtime" in values:
+        values = {**values, "runtime": joined(values["runtime"], f"{where}runtime")}
     config: Configuration = decode(values, Configuration, where)
+    of_stages(config.runtime, config.num_stages, where)
+    check_precision(config.runtime, config.precision, where)
     if config.model.endswith(".py"):
         raise ConfigError(
             f"{where}model: expected a name of torchvision's or package.module:function, got {shown(config.model)}: "

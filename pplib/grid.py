@@ -11,15 +11,17 @@ from typing import Literal
 
 import msgspec
 
-from pplib.config import Configuration, check_once, configuration, with_folder
+from pplib.config import LISTS, Configuration, check_once, configuration, with_folder
 from pplib.decode import decode, shown
 from pplib.errors import ConfigError
 from pplib.files.yaml_file import read_yaml
+from pplib.runtimes import EAGER, check_precision, joined
 
 MOST_CONFIGURATIONS = 1_000  # of one grid
 FOR_ALL = ("name", "output_dir", "variant", "repeats", "max_repeats", "max_minutes", "indifference")
 """Parameters that no grid varies: where results go, how often each is measured, and what is said of them."""
-IN_NAMES = ("model", "granularity", "num_stages", "batch_size", "backend", "link", "in_flight", "optimize")
+IN_NAMES = ("model", "granularity", "num_stages", "batch_size", "backend", "link", "in_flight")
+IN_NAMES += ("optimize", "runtime", "precision")
 """What a folder's name tells already, see `Configuration.identity`."""
 
 _WORDS = {"num_classes": "classes", "num_images": "images", "max_trial_s": "trial"}
@@ -59,12 +61,13 @@ def load_grid(path: Path) -> Grid:
         choices = value if _is_varied(key, value) else [value]
         if not choices:
             raise ConfigError(f"{where}{key}: expected at least one value, got an empty list")
-        if any(isinstance(choice, list) for choice in choices) and key != "partition_points":
+        if any(isinstance(choice, list) for choice in choices) and key not in LISTS:
             raise ConfigError(f"{where}{key}: expected a list of values, got a list in a list: {shown(value)}")
         check_once(f"{where}{key}", choices)
         if len(choices) > 1 and key in FOR_ALL:
             raise ConfigError(f"{where}{key}: expected one value for the whole grid, got a list")
         expanded = [{**one, key: choice} for one in expanded for choice in choices]
+    expanded = _possible(expanded, where)
     configurations = [configuration(one, where) for one in expanded]
     varied = {key: value for key, value in values.items() if _is_varied(key, value) and len(value) > 1}
     named = [
@@ -78,6 +81,26 @@ def load_grid(path: Path) -> Grid:
     if doubled:
         raise ConfigError(f"{where}two configurations share the folder {doubled[0]!r}: give one another `name`")
     return Grid(tuple(with_folder(config, where) for config in named), keep)
+
+
+def _possible(expanded: list[dict[str, object]], where: str) -> list[dict[str, object]]:
+    """Those whose runtimes have their precision: where lists of both meet, not every pair can be.
+
+    Raises:
+        ConfigError: none can be.
+    """
+    found, wrong = list[dict[str, object]](), ConfigError()
+    for one in expanded:
+        runtime = joined(one.get("runtime", EAGER), f"{where}runtime")
+        try:
+            check_precision(runtime, str(one.get("precision", "float32")), where)
+        except ConfigError as exc:
+            wrong = exc
+        else:
+            found.append(one)
+    if not found or (len(found) < len(expanded) and len({str(one.get("precision")) for one in expanded}) == 1):
+        raise wrong
+    return found
 
 
 def _is_varied(key: str, value: object) -> bool:

@@ -24,6 +24,8 @@ CONFIGURATION_KEYS = [
     "num_stages",
     "granularity",
     "optimize",
+    "runtime",
+    "precision",
     "setup",
 ]
 """The columns that make two trials comparable: dominance is decided within one configuration.

@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from pplib.analysis.predicted.planning import balanced_points
+from pplib.analysis.predicted.planning import balanced_points, even_points
 from pplib.config import Configuration
 from pplib.decode import plain
 from pplib.devices import Testbed
-from pplib.errors import OutputError
+from pplib.errors import OutputError, PartitionError
+from pplib.model.points import combinations, validate_points
 from pplib.records import write_atomic
 
 NAME = "partition_points.json"
@@ -129,3 +130,32 @@ def read_choice(path: Path) -> AutoChoice:
         return msgspec.json.decode(path.read_bytes(), type=AutoChoice)
     except (OSError, msgspec.DecodeError) as exc:
         raise OutputError(f"{path}: not a choice of partition points: {exc}: move it away to choose again") from exc
+
+
+def choose_points(config: Configuration, count: int, auto: AutoChoice | None = None) -> list[tuple[int, ...]]:
+    """The partitions that `partition_points` asks for, of a model of `count` units.
+
+    "all": every valid one; "even": units shared out equally; "auto": the one that was chosen, none before;
+    a list: those.
+
+    Raises:
+        PartitionError: a point outside the range; the valid ones are listed.
+    """
+    stages, asked = config.num_stages, config.partition_points
+    if asked == "all":
+        return combinations(count, stages)
+    if asked == "even":
+        return [even_points(count, stages)]
+    if asked == "auto":
+        return [tuple(auto.points)] if auto else []
+    chosen = []
+    for i, one in enumerate(asked):
+        points = (one,) if isinstance(one, int) else tuple(one)
+        try:
+            if len(points) != stages - 1:
+                raise PartitionError(f"{stages} stages need {stages - 1} partition points, got {len(points)}")
+            validate_points(points, count)
+        except PartitionError as exc:
+            raise PartitionError(f"partition_points[{i}]: {config.model}: {exc}") from exc
+        chosen.append(points)
+    return list(dict.fromkeys(chosen))

@@ -15,10 +15,12 @@ import torch
 from pplib.config import Configuration, input_path
 from pplib.decode import plain
 from pplib.devices import Testbed
-from pplib.errors import OutputError
+from pplib.errors import ConfigError, OutputError
 from pplib.files.own_paths import shown_values
 from pplib.model.pictures import find_pictures
+from pplib.pipeline.wire.messages import Description
 from pplib.records import read_record, write_atomic
+from pplib.runtimes import EAGER, check_offered
 from pplib.sweep.results import trial_files
 from pplib.testbed.shipping.model_code import model_code
 
@@ -48,6 +50,7 @@ def claim_folder(config: Configuration, testbed: Testbed, content: Mapping[str, 
     if path.exists():
         try:
             theirs: dict[str, Any] = shown_values(msgspec.json.decode(path.read_bytes()))
+            theirs = {**Configuration().measured(), **theirs}  # parameters that were not there yet had one value
         except (OSError, msgspec.DecodeError) as exc:
             raise OutputError(f"{path}: cannot be read: {exc}") from exc
         trials = trial_files(config.folder)
@@ -93,6 +96,26 @@ def hardware(hosts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
     """What the devices are, as their workers tell it."""
     pairs = zip(names, hosts, strict=True)
     return {f"device {name}": {key: host[key] for key in _HARDWARE if key in host} for name, host in pairs}
+
+
+def devices_content(config: Configuration, devices: Sequence[Description]) -> dict[str, Any]:
+    """What the devices are, and of which version what executes their stages.
+
+    Raises:
+        ConfigError: a device lacks the runtime of its stage, or the precision.
+    """
+    check_offered(config.runtime, [(one.name, list(one.runtimes)) for one in devices])
+    for one in devices:
+        if config.precision == "bfloat16" and one.no_bfloat16:
+            raise ConfigError(
+                f"{one.name}: precision bfloat16: {one.no_bfloat16}: it would be emulated, and slower than float32: "
+                "choose float32 or int8"
+            )
+    found = hardware([one.host for one in devices], [one.name for one in devices])
+    for name, one in zip(config.runtimes, devices, strict=True):
+        if name != EAGER:
+            found[f"device {one.name}"][name] = one.runtimes[name]
+    return found
 
 
 def _content_of(trial: Path) -> dict[str, Any]:

@@ -5,30 +5,30 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import msgspec
 import pandas as pd
 import torch
-from torch import fx, nn
+from torch import nn
 
 from pplib import limits
-from pplib.analysis.predicted.planning import even_points
 from pplib.config import Configuration
 from pplib.devices import Testbed, load_testbed
 from pplib.environment import load_environment
-from pplib.errors import PartitionError, TrialError
+from pplib.errors import TrialError
 from pplib.links import LinkProfile
 from pplib.model.data import load_images
-from pplib.model.partition import PartitionedModel, combinations, validate_points
+from pplib.model.partition import PartitionedModel
 from pplib.model.profile import profile_model
-from pplib.model.stages.description import StageDescription, describe
+from pplib.model.stages.description import describe
 from pplib.model.stages.proof import allowed_error, reference_of
 from pplib.model.weights.files import WeightsFile, save_weights
 from pplib.model.zoo import input_dtype, load_from
-from pplib.pipeline.wire.plan import PipelinePlan, TensorSpec, tensor_spec
-from pplib.sweep.auto import AutoChoice, choose
+from pplib.pipeline.coordinator.stage_making import StageMaker, computing
+from pplib.pipeline.wire.plan import PipelinePlan, StageForm, TensorSpec, tensor_spec
+from pplib.runtimes import EAGER, runtime
+from pplib.sweep.auto import AutoChoice, choose, choose_points
 from pplib.sweep.progress import State, Told
 
 
@@ -38,8 +38,8 @@ class Experiment:
 
     `batches` are preprocessed input microbatches (B, C, H, W); `weights_taken` which entry of the file of weights
     they are. What `proven` adds: `references`, the whole model's output for each of the batches, computed here,
-    unoptimised; `model_s`, how long that took per microbatch; `stages`, what the devices are to compute, for each of
-    `points`.
+    unoptimised; `model_s`, how long that took per microbatch; `stages`, what the devices are to compute: by runtime
+    and points, for all configurations that share the model.
     """
 
     config: Configuration
@@ -50,11 +50,12 @@ class Experiment:
     batches: list[torch.Tensor]
     partitioned: PartitionedModel
     points: list[tuple[int, ...]]
+    maker: StageMaker
     auto: AutoChoice | None = None
     weights_taken: str = ""
     references: list[torch.Tensor] = field(default_factory=list)
     model_s: float = 0.0
-    stages: dict[tuple[int, ...], tuple[StageDescription, ...]] = field(default_factory=dict)
+    stages: dict[object, tuple[StageForm, ...]] = field(default_factory=dict)
 
     @property
     def content(self) -> dict[str, str]:
@@ -73,7 +74,7 @@ class Experiment:
     def _model_sha256(self) -> str:
         cuts = [(cut.name, cut.activation_shape, cut.activation_dtype) for cut in self.partitioned.points]
         whole = describe(self.partitioned.between(0, len(cuts) - 1))
-        return hashlib.sha256(msgspec.msgpack.encode((cuts, whole))).hexdigest()
+        return hashlib.sha256(msgspec.msgpack.encode((cuts, msgspec.structs.asdict(whole)))).hexdigest()
 
     @property
     def input_spec(self) -> TensorSpec:
@@ -86,18 +87,30 @@ class Experiment:
         cuts = self.partitioned.points
         last = len(cuts) - 1
         tensors = [cuts[p] for p in (0, *points, last)]
+        eager = [self.config.optimize and runtime(one).FORM == "operations" for one in self.config.runtimes]
+        both = [all(eager[max(0, i - 1) : i + 1]) for i in range(len(tensors))]  # of the stages on both sides
         return PipelinePlan(
             model=self.config.model,
             weights_sha256=self.weights.sha256,
+            precision=self.config.precision,
             granularity=self.config.granularity,
             points=points,
             optimize=self.config.optimize,
             in_flight=self.config.in_flight,
             tensors=tuple(
-                tensor_spec(cut.activation_shape, cut.activation_dtype, self.config.optimize) for cut in tensors
+                tensor_spec(cut.activation_shape, cut.activation_dtype, channels_last)
+                for cut, channels_last in zip(tensors, both, strict=True)
             ),
-            stages=self.stages.get(points) or described(self.partitioned.stages(points)),
+            stages=self.stages.get(self.key(points)) or self.make(points),
         )
+
+    def key(self, points: tuple[int, ...]) -> object:
+        """Of these points in `stages`."""
+        return self.config.runtime, self.config.precision, points
+
+    def make(self, points: tuple[int, ...]) -> tuple[StageForm, ...]:
+        """The stages between these points, for this configuration's runtimes."""
+        return self.maker.make(points, self.config.runtimes, self.config.precision)
 
     def point_name(self, points: tuple[int, ...]) -> str:
         """The names of the modules before the cuts."""
@@ -121,7 +134,7 @@ class Experiment:
                     f"{tuple(reference.shape)}: this cut does not compute what the model computes"
                 )
             error = float((output.double() - reference.double()).abs().max())
-            allowed = allowed_error(reference, self.partitioned.tolerance)
+            allowed = float("inf") if self.config.lossy else allowed_error(reference, self.partitioned.tolerance)
             if not error <= allowed:
                 raise TrialError(
                     f"microbatch {seq}: the pipeline's output differs from the model's by {error:.3g}, expected "
@@ -183,15 +196,17 @@ def prepare(config: Configuration, progress: bool = True, prove: bool = True) ->
             lambda: unit_times_s(model, batches[0], config),
         )
     points = choose_points(config, len(partitioned.points) - 1, auto)
+    weights = save_weights(model, constants=partitioned.constants)
     experiment = Experiment(
         config=config,
         testbed=testbed,
         link=config.link_profile,
         model=model,
-        weights=save_weights(model, constants=partitioned.constants),
+        weights=weights,
         batches=batches,
         partitioned=partitioned,
         points=points,
+        maker=StageMaker(partitioned, batches, weights, config.model),
         auto=auto,
         weights_taken=loaded.taken,
     )
@@ -205,62 +220,28 @@ def proven(experiment: Experiment, tell: Told) -> Experiment:
         PartitionError: a cut does not compute what the model computes.
         ModelError: something in a stage has no name that a device knows.
     """
-    if experiment.references:
+    config, points = experiment.config, experiment.points
+    unproven = [one for one in points if experiment.key(one) not in experiment.stages]
+    if experiment.references and not unproven:
         return experiment
     model, batches, parts = experiment.model, experiment.batches, experiment.partitioned
-    name = experiment.config.model
-    tell(State(doing=f"proving that {len(experiment.points)} cuts compute what {name} computes"))
-    stages_of = {}
-    reference = reference_of(model, batches[0], parts.fixed, parts.tolerance, name)
-    if ":" in name:
+    with_what = "" if config.runtime == EAGER else f" with {config.runtime}"
+    tell(State(doing=f"proving that {len(unproven)} cuts{with_what} compute what {config.model} computes"))
+    fixed = parts.fixed or config.runtime != EAGER  # a graph takes inputs of one shape
+    reference = reference_of(model, batches[0], fixed, parts.tolerance, config.model)
+    if ":" in config.model:
         reference.check_repeats()
-    for chosen in experiment.points:
-        stages = parts.stages(chosen)
-        stages_of[chosen] = described(stages)
-        reference.check(stages)
+    for chosen in unproven:
+        modules, forms = parts.stages(chosen), experiment.make(chosen)
+        if not config.lossy and (stages := computing(forms, modules)) is not None:
+            reference.check(stages)
+        experiment.stages[experiment.key(chosen)] = forms
+    if experiment.references:
+        return experiment
     start = time.monotonic()
     with torch.inference_mode():
         references = [model(batch.clone()) for batch in batches]  # forward() may write into what it is given
-    model_s = (time.monotonic() - start) / len(batches)
-    return replace(experiment, references=references, model_s=model_s, stages=stages_of)
-
-
-def described(stages: Sequence[nn.Module]) -> tuple[StageDescription, ...]:
-    """Stages as plain data, as devices get them.
-
-    Raises:
-        ModelError: something in one has no name that a device knows.
-    """
-    return tuple(describe(stage) for stage in stages if isinstance(stage, fx.GraphModule))
-
-
-def choose_points(config: Configuration, count: int, auto: AutoChoice | None = None) -> list[tuple[int, ...]]:
-    """The partitions that `partition_points` asks for, of a model of `count` units.
-
-    "all": every valid one; "even": units shared out equally; "auto": the one that was chosen, none before;
-    a list: those.
-
-    Raises:
-        PartitionError: a point outside the range; the valid ones are listed.
-    """
-    stages, asked = config.num_stages, config.partition_points
-    if asked == "all":
-        return combinations(count, stages)
-    if asked == "even":
-        return [even_points(count, stages)]
-    if asked == "auto":
-        return [tuple(auto.points)] if auto else []
-    chosen = []
-    for i, one in enumerate(asked):
-        points = (one,) if isinstance(one, int) else tuple(one)
-        try:
-            if len(points) != stages - 1:
-                raise PartitionError(f"{stages} stages need {stages - 1} partition points, got {len(points)}")
-            validate_points(points, count)
-        except PartitionError as exc:
-            raise PartitionError(f"partition_points[{i}]: {config.model}: {exc}") from exc
-        chosen.append(points)
-    return list(dict.fromkeys(chosen))
+    return replace(experiment, references=references, model_s=(time.monotonic() - start) / len(batches))
 
 
 def unit_times_s(model: nn.Module, batch: torch.Tensor, config: Configuration) -> list[float]:

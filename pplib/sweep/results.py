@@ -111,7 +111,8 @@ def write_summary(folder: Path) -> Path:
 def read_summary(path: Path) -> pd.DataFrame:
     """Read a `summary.csv` back with the dtypes it was written from."""
     frame = read_csv(path, keep_default_na=True, dtype={"error": "str", "setup": "str", "num_classes": "Int64"})
-    return frame.assign(setup=frame["setup"].fillna("") if "setup" in frame.columns else "")
+    older = {key: _DEFAULTS[key] for key in CONFIGURATION_KEYS if key in _DEFAULTS and key not in frame.columns}
+    return frame.assign(setup=frame["setup"].fillna("") if "setup" in frame.columns else "", **older)
 
 
 def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from pplib.pipeline.coordinator.coordinator import Coordinator
 from pplib.pipeline.coordinator.link_measurement import measure_until_right
 from pplib.records import TrialRecord, point_label, trial_path, write_record
 from pplib.sweep.auto import store_choice
-from pplib.sweep.claim import claim_folder, hardware
+from pplib.sweep.claim import claim_folder, devices_content
 from pplib.sweep.experiment import Experiment, points_frame, proven
 from pplib.sweep.progress import State, Told
 from pplib.sweep.results import summary_frame, write_cuts
@@ -145,9 +145,8 @@ def _store(experiment: Experiment, record: TrialRecord) -> None:
 
 def _meet(experiment: Experiment, coordinator: Coordinator) -> None:
     """Make sure that the workers' machines are those that its earlier trials ran on."""
-    names = [device.name for device in experiment.testbed.first(experiment.config.num_stages)]
-    hosts = [worker.description.host for worker in coordinator.workers]
-    claim_folder(experiment.config, experiment.testbed, {**experiment.content, **hardware(hosts, names)})
+    told = devices_content(experiment.config, [worker.description for worker in coordinator.workers])
+    claim_folder(experiment.config, experiment.testbed, {**experiment.content, **told})
 
 
 def _raise(config: Configuration, error: ParetoPipeError) -> None:

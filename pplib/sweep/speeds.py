@@ -10,11 +10,11 @@ import msgspec
 
 from pplib.config import LEAST_MICROBATCHES, WARMUP_MICROBATCHES
 from pplib.errors import TrialError
-from pplib.model.stages.proof import reference_of
 from pplib.pipeline.coordinator.coordinator import Coordinator
 from pplib.pipeline.stage.loop import Length
 from pplib.sweep.auto import with_speeds
-from pplib.sweep.experiment import Experiment, described
+from pplib.sweep.experiment import Experiment, proven
+from pplib.sweep.progress import Told
 
 
 def is_settled(experiment: Experiment) -> bool:
@@ -34,11 +34,7 @@ def settle(experiment: Experiment, compute_s: Sequence[float]) -> Experiment:
     """
     assert experiment.auto is not None
     chosen = with_speeds(experiment.auto, compute_s)
-    points = tuple(chosen.points)
-    parts, batch = experiment.partitioned, experiment.batches[0]
-    stages = parts.stages(points)
-    reference_of(experiment.model, batch, parts.fixed, parts.tolerance).check(stages)
-    return dataclasses.replace(experiment, points=[points], stages={points: described(stages)}, auto=chosen)
+    return proven(dataclasses.replace(experiment, points=[tuple(chosen.points)], auto=chosen), Told(False))
 
 
 def time_stages(experiment: Experiment, coordinator: Coordinator) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 
@@ -76,6 +77,7 @@ def run_trial(
                 **plain(device),
                 "emulated": device.emulated,
                 **worker.description.host,
+                "runtimes": worker.description.runtimes,
                 "usage": plain(usage) if usage else None,
             }
             for device, worker, usage in zip(
@@ -165,8 +167,8 @@ def _disturbed(run: PipelineRun, names: Sequence[str]) -> str:
 def provide(experiment: Experiment, coordinator: Coordinator) -> None:
     """Give the devices what they need once: the images to the first, the weights to those that lack them."""
     coordinator.put_inputs(experiment.batches, experiment.input_spec)
-    sent = for_each(coordinator.workers, lambda worker: send_weights(worker, experiment.weights), limits.WEIGHTS_S)
-    all_or_error(sent)
+    for file in experiment.maker.files.values():
+        all_or_error(for_each(coordinator.workers, functools.partial(send_weights, file=file), limits.WEIGHTS_S))
 
 
 def verified(record: TrialRecord, after: list[HopMeasurement], wrong: str) -> TrialRecord:

@@ -17,6 +17,8 @@ SAME = {
     "num_stages": 2,
     "granularity": "block",
     "optimize": True,
+    "runtime": "eager",
+    "precision": "float32",
     "setup": "",
 }
 

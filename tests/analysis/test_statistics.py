@@ -25,6 +25,8 @@ def trial(point, repeat, latency_s, status="ok", **more):
         "num_stages": 2,
         "granularity": "block",
         "optimize": True,
+        "runtime": "eager",
+        "precision": "float32",
         "setup": "",
         "partition_point": point,
         "partition_label": f"P{point}",

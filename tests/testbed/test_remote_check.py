@@ -127,6 +127,7 @@ FACTS = Facts(
     torch=Module("2.9.0+cpu", ""),
     torchvision=Module("0.24.0", ""),
     gpu=GpuFacts("", ""),
+    runtimes={"eager": "2.14.1"},
     cores=[0, 1, 2, 3],
     memory_bytes=4_000_000_000,
     available_bytes=3_000_000_000,

@@ -103,6 +103,8 @@ def _trial(model, link, backend, depth, points, repeat, times, sizes, rate, stag
         "num_stages": stages,
         "granularity": "block",
         "optimize": True,
+        "runtime": "eager",
+        "precision": "float32",
         "setup": "",
         "partition_point": points[0] if stages == 2 else label,
         "partition_label": f"P{label}",

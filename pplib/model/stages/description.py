@@ -47,7 +47,7 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kwargs: Any
 
 
-class StageDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StageDescription(msgspec.Struct, frozen=True, tag="operations", forbid_unknown_fields=True):
     """What a stage computes: its operations in order, its layers, and which tensors it needs, all by qualified name."""
 
     operations: tuple[Operation, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import fx, nn
@@ -81,7 +81,7 @@ class Reference:
                 "keeps from call to call; no cut can be compared with it: turn that off in eval mode"
             )
 
-    def check(self, stages: Sequence[nn.Module]) -> float:
+    def check(self, stages: Sequence[Callable[[torch.Tensor], torch.Tensor]]) -> float:
         """Largest absolute difference between the composed `stages`, in order, and the model.
 
         Raises:
@@ -123,7 +123,7 @@ def reference_of(
 
 
 @torch.inference_mode()
-def _run(modules: Sequence[nn.Module], batch: torch.Tensor, seed: int) -> torch.Tensor:
+def _run(modules: Sequence[Callable[[torch.Tensor], torch.Tensor]], batch: torch.Tensor, seed: int) -> torch.Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         value = batch.clone()

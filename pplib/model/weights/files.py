@@ -45,8 +45,6 @@ def save_weights(
         WeightsError: the cache cannot be written, the model has no weights (meta device), or has tensors that
             are sparse, quantized or of a type the format does not know.
     """
-    cache = cache_dir or cache_folder()
-    folder = weights_dir(cache)
     tensors: dict[str, torch.Tensor] = {}
     places: set[int] = set()
     for name, tensor in [*_named_tensors(model), *(constants or {}).items()]:
@@ -62,6 +60,17 @@ def save_weights(
         # The format wants tensors that share no memory.
         tensors[name] = kept.clone() if place in places or kept.untyped_storage().nbytes() != kept.nbytes else kept
         places.add(place)
+    return save_tensors(tensors, cache_dir)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], cache_dir: Path | None = None) -> WeightsFile:
+    """Store tensors that share no memory under the hash of their content; the same content is stored once.
+
+    Raises:
+        WeightsError: the cache cannot be written.
+    """
+    cache = cache_dir or cache_folder()
+    folder = weights_dir(cache)
     try:
         with writing(cache, sum(tensor.nbytes for tensor in tensors.values())):
             handle, name = tempfile.mkstemp(dir=folder, prefix=".part-")

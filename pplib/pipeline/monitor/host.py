@@ -17,6 +17,9 @@ import torch
 from pplib import ROOT, __version__
 from pplib.errors import WorkerError
 
+_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # of x86, and of arm64
+_FIRST_GPU = (8, 0)  # Ampere
+
 
 @functools.cache
 def boot_id() -> str:
@@ -68,6 +71,25 @@ def gpu_name(torch_device: str, cuda: Any = torch.cuda) -> str:
         f"torch_device {torch_device}: no such GPU: PyTorch {torch.__version__} sees {count or 'no'} CUDA "
         f"device{'' if count == 1 else 's'}: {advice}"
     )
+
+
+def no_bfloat16(torch_device: str, cpuinfo: Path = Path("/proc/cpuinfo"), cuda: Any = torch.cuda) -> str:
+    """Why a device would emulate arithmetic in bfloat16; empty where its processor has it.
+
+    Args:
+        torch_device: as in the device file.
+        cpuinfo: what Linux tells of processors.
+        cuda: a module like torch.cuda, for tests.
+    """
+    if torch_device != "cpu":
+        capability = cuda.get_device_capability(torch.device(torch_device))
+        return "" if capability >= _FIRST_GPU else f"a GPU of compute capability {capability}, expected {_FIRST_GPU}"
+    try:
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))]
+    except OSError:
+        return "this system does not tell what its processor has"
+    has = set(lines[0].partition(":")[2].split()) if lines else set[str]()
+    return "" if has & set(_BFLOAT16) else f"its processor has none of {', '.join(_BFLOAT16)}"
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pplib.pipeline.wire.plan import PipelinePlan, TensorSpec
+from pplib.runtimes import Stage
 
 Runner = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
 """Maps a CPU tensor to a CPU tensor and the ns spent on copies to and from the device.
@@ -70,6 +71,31 @@ class CpuRunner:
     def __call__(self, tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
         """See Runner."""
         return _laid_out(self._stage(tensor), self._format), 0
+
+
+class InBfloat16(nn.Module):
+    """A stage that computes in bfloat16; what goes in and comes out stays what it is."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage.to(torch.bfloat16)
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        """See Runner."""
+        output: torch.Tensor = self.stage(tensor.to(torch.bfloat16))
+        return output.to(tensor.dtype)
+
+
+class ExportedRunner:
+    """Runs a stage that another runtime has opened; None is the empty stage."""
+
+    def __init__(self, stage: Stage | None, out: TensorSpec) -> None:
+        self._stage, self._format = stage, out.memory_format
+
+    def __call__(self, tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """See Runner."""
+        output = tensor if self._stage is None else torch.from_numpy(self._stage(tensor.numpy()))
+        return _laid_out(output, self._format), 0
 
 
 class AcceleratorRunner:

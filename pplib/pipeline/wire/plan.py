@@ -10,6 +10,7 @@ import msgspec
 import torch
 
 from pplib.model.stages.description import StageDescription
+from pplib.runtimes import Precision
 
 Layout = Literal["contiguous", "channels_last"]
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -49,8 +50,29 @@ class TensorSpec(msgspec.Struct, frozen=True):
         dense = tensor.permute(0, 2, 3, 1) if self.layout == "channels_last" else tensor
         return dense.reshape(-1).view(torch.uint8).numpy().data
 
+    def laid_out(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same values in this spec's layout; `tensor` itself where it has it."""
+        return tensor.contiguous(memory_format=self.memory_format)
+
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape} {self.layout}"
+
+
+class ExportedStage(msgspec.Struct, frozen=True, tag="exported", forbid_unknown_fields=True):
+    """A stage as a graph that a runtime other than eager PyTorch executes.
+
+    `graph` is an ONNX model whose large tensors are in files of weights with these hashes; empty where the stage is: it
+    then gives back its input. `precision` is of its arithmetic, `param_bytes` what its tensors take, wherever they are.
+    """
+
+    runtime: str
+    precision: Precision
+    graph: bytes
+    weights: tuple[Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")], ...]
+    param_bytes: Annotated[int, msgspec.Meta(ge=0)]
+
+
+StageForm = StageDescription | ExportedStage
 
 
 class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,10 +86,11 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     weights_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     granularity: str
     points: tuple[int, ...]
+    precision: Precision = "float32"
     optimize: bool
     in_flight: int
     tensors: tuple[TensorSpec, ...]
-    stages: tuple[StageDescription, ...]
+    stages: tuple[StageForm, ...]
 
     @property
     def num_stages(self) -> int:
@@ -80,6 +103,6 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.msgpack.encode(self)).hexdigest()
 
 
-def tensor_spec(shape: tuple[int, ...], dtype: str, optimize: bool) -> TensorSpec:
-    """The spec of an activation: images and feature maps are channels_last where stages are optimised."""
-    return TensorSpec(tuple(shape), dtype, "channels_last" if optimize and len(shape) == 4 else "contiguous")
+def tensor_spec(shape: tuple[int, ...], dtype: str, channels_last: bool) -> TensorSpec:
+    """The spec of an activation; of images and feature maps the channels may be last."""
+    return TensorSpec(tuple(shape), dtype, "channels_last" if channels_last and len(shape) == 4 else "contiguous")

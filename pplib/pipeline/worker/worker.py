@@ -13,7 +13,7 @@ import torch
 
 from pplib import limits
 from pplib.errors import ProtocolError, TransportError
-from pplib.pipeline.monitor.host import boot_id, describe_host
+from pplib.pipeline.monitor.host import boot_id, describe_host, no_bfloat16
 from pplib.pipeline.monitor.monitor import Monitor
 from pplib.pipeline.process.memory import end, memory_for, memory_left
 from pplib.pipeline.process.standstill import Standstill
@@ -32,6 +32,7 @@ from pplib.pipeline.worker.ring import Ring
 from pplib.pipeline.worker.settings import WorkerSettings
 from pplib.pipeline.worker.watched import send_pong
 from pplib.pipeline.worker.weights_transfer import held_bytes, receive_weights
+from pplib.runtimes import installed
 
 
 class Worker:
@@ -169,6 +170,8 @@ class Worker:
                     backends=self._backends,
                     rpc_groups=self._ring.rpc_groups,
                     prefetch=self.settings.prefetch,
+                    runtimes=installed(),
+                    no_bfloat16=no_bfloat16(self.settings.torch_device),
                 )
             case m.HaveWeights():
                 return m.Done(value=held_bytes(request.sha256, request.num_bytes))
@@ -226,7 +229,7 @@ class Worker:
             result=plan.tensors[-1],
             in_flight=plan.in_flight,
             slots=(request.slots[i], request.slots[(i + 1) % plan.num_stages]),
-            inputs=self._inputs,
+            inputs=[plan.tensors[0].laid_out(one) for one in self._inputs] if i == 0 else (),
             slowdown=self.settings.slowdown,
         )
         settings = self.settings

@@ -74,7 +74,7 @@ def _overall(summary: pd.DataFrame, points: pd.DataFrame, indifference: float) -
 
 
 def _choice(name: str, value: object) -> str:
-    return str(value) if name == "backend" else _word(name, value)
+    return str(value) if name in ("backend", "runtime", "precision") else _word(name, value)
 
 
 def _best(front: pd.DataFrame) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pplib.model.data import check_images, synthetic_images
 from pplib.model.partition import PartitionedModel
 from pplib.model.stages.proof import reference_of
 from pplib.model.zoo import build_model, build_skeleton, input_dtype, input_shape, load_model
-from pplib.sweep.experiment import described
+from pplib.pipeline.coordinator.stage_making import described
 
 
 def count_units(config: Configuration, proven: dict[object, nn.Module] | None = None) -> int:

@@ -9,19 +9,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from pplib import limits
 from pplib.config import Configuration, project_path
 from pplib.devices import Testbed
-from pplib.errors import ConfigError, OutputError, ParetoPipeError
+from pplib.errors import ConfigError, ParetoPipeError
 from pplib.files.lock import sole_sweep
 from pplib.grid import Grid
-from pplib.sweep.auto import stored_choice
-from pplib.sweep.claim import claim_folder, hardware
-from pplib.sweep.experiment import Experiment, choose_points, prepare
+from pplib.pipeline.wire.messages import Description
+from pplib.runtimes import NAMES, check_offered, installed
+from pplib.sweep.auto import choose_points, stored_choice
+from pplib.sweep.claim import claim_folder, devices_content
+from pplib.sweep.experiment import Experiment, prepare
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.job.experiment_check import check_inputs, count_units
 from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder, execute_beside_others
@@ -36,7 +37,8 @@ from pplib.testbed.session import Session, check_rpc_network, workers_up
 from pplib.testbed.workers.fork_server import KERNEL_SERVER
 
 MOST_KERNELS = 4  # at a time: each may hold a model
-_INTERLEAVED = ("backend", "link", "in_flight", "max_trial_s", "variant")  # what configurations of one group differ in
+# What configurations of one group differ in.
+_INTERLEAVED = ("backend", "link", "in_flight", "max_trial_s", "runtime", "precision", "variant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,8 @@ def _planned(
         testbed = testbeds[config.devices]
         testbed.first(config.num_stages)
         testbed.check_backend(config.backend)
+        devices = testbed.first(config.num_stages)
+        check_offered(config.runtime, [(one.name, NAMES if one.remote else list(installed())) for one in devices])
         if config.link_profile.shaped:
             choose_engine(testbed.link_engine)
         key = (config.model, config.weights, config.num_classes, config.granularity, config.batch_size)
@@ -231,15 +235,14 @@ def _look_at_devices(
     note: Callable[[Configuration, ParetoPipeError], None],
 ) -> None:
     """Have `note` get those that cannot be continued on the devices that answered, before any is measured."""
-    hosts: dict[int, dict[str, Any]] = {}
+    told: dict[int, list[Description]] = {}
     for config in list(configurations):
-        if (count := config.num_stages) not in hosts:
+        if (count := config.num_stages) not in told:
             with session.pipeline(count) as coordinator:
-                told = [worker.description.host for worker in coordinator.workers]
-                hosts[count] = hardware(told, coordinator.names)
+                told[count] = [worker.description for worker in coordinator.workers]
         try:
-            claim_folder(config, testbed, hosts[count])
-        except OutputError as exc:
+            claim_folder(config, testbed, devices_content(config, told[count]))
+        except ParetoPipeError as exc:
             note(config, exc)
 
 

@@ -27,7 +27,8 @@ from pplib.testbed.ssh.parallel import for_each
 CLOCK_S = 60.0
 LITTLE_MEMORY_BYTES, LITTLE_DISK_BYTES = 500e6, 1e9
 LITTLE_TOTAL_BYTES = 1e9  # of a Pi with 1 GB, Linux shows less than this
-ROWS = ("reachable", "Python", "torch", "code", "cores", "memory", "disk", "clock", "data", "shaping", "next hop")
+ROWS = ("reachable", "Python", "torch", "runtimes", "code", "cores", "memory", "disk", "clock")
+ROWS += ("data", "shaping", "next hop")
 
 R = TypeVar("R")
 Level = Literal["ok", "warn", "fail"]
@@ -146,6 +147,7 @@ def _judge(one: _Gathered) -> list[Finding]:
         found[0] = Finding("reachable", "fail", "no forwarding", one.forbidden.partition(": ")[2])
     if isinstance(facts, Facts):
         found += [_python(device, facts, one.status), _torch(device, facts), *_resources(device, facts)]
+        found.append(Finding("runtimes", "ok", ", ".join(f"{name} {its}" for name, its in facts.runtimes.items())))
         found.append(_data(device, facts, one.address))
     else:
         found.append(Finding("Python", "fail", "no", str(facts).partition(": ")[2]))

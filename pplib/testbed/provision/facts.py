@@ -13,6 +13,7 @@ import msgspec
 
 from pplib import limits
 from pplib.errors import TransportError, WorkerError
+from pplib.runtimes import NAMES, runtime
 from pplib.testbed.shipping.our_code import python_command
 from pplib.testbed.ssh.endings import died, ending
 from pplib.testbed.ssh.machine import Machine
@@ -51,6 +52,7 @@ class Facts(msgspec.Struct, frozen=True):
     torch: Module
     torchvision: Module
     gpu: GpuFacts
+    runtimes: dict[str, str]
     cores: list[int]
     memory_bytes: int
     available_bytes: int
@@ -86,8 +88,9 @@ def facts_of(machine: Machine) -> Facts:
     Raises:
         TransportError: it cannot be run, or says something else.
     """
-    request = msgspec.json.encode({"torch_device": machine.device.torch_device}) + b"\n"
-    return _ask(machine, "facts_script.py", request, limits.FACTS_S, Facts)
+    packages = {name: runtime(name).PACKAGES for name in NAMES}
+    request = {"torch_device": machine.device.torch_device, "runtimes": packages}
+    return _ask(machine, "facts_script.py", msgspec.json.encode(request) + b"\n", limits.FACTS_S, Facts)
 
 
 def clock_of(machine: Machine) -> ClockFacts:

@@ -6,8 +6,10 @@ Reads a request, one line of JSON, from its standard input.
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import importlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -43,6 +45,16 @@ def module(name: str) -> dict[str, str]:
         return {"version": "", "error": f"{type(exc).__name__}: {exc}"[:500]}
 
 
+def runtimes(packages: dict[str, list[str]]) -> dict[str, str]:
+    """The versions of those runtimes of which one of these packages is installed."""
+    found: dict[str, str] = {}
+    for name, any_of in packages.items():
+        for package in any_of:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found.setdefault(name, importlib.metadata.version(package))
+    return found
+
+
 def gpu(torch_device: str) -> dict[str, str]:
     """The name of the GPU that `torch_device` means, or why it cannot be used; empty for the CPU."""
     if torch_device == "cpu":
@@ -62,7 +74,7 @@ def memory() -> tuple[int, int]:
 
 
 def main() -> None:
-    """Answer a request: `torch_device`, the one that the worker will use."""
+    """Answer a request: `torch_device`, the one that the worker will use; `runtimes`, which packages bring each."""
     request = json.loads(sys.stdin.readline())
     total, available = memory()
     facts = {
@@ -72,6 +84,7 @@ def main() -> None:
         "torch": module("torch"),
         "torchvision": module("torchvision"),
         "gpu": gpu(request["torch_device"]),
+        "runtimes": runtimes(request["runtimes"]),
         "cores": sorted(os.sched_getaffinity(0)),
         "memory_bytes": total,
         "available_bytes": available,

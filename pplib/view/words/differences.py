@@ -71,7 +71,7 @@ def in_words(key: str, value: object) -> str:
     >>> in_words("backend", "rpc"), in_words("in_flight", 2), in_words("setup", "slowdown 3 + 3")
     ('rpc', 'in flight 2', 'slowdown 3 + 3')
     """
-    return str(value) if key in ("backend", "setup") else f"{key.replace('_', ' ')} {value}"
+    return str(value) if key in ("backend", "runtime", "precision", "setup") else f"{key.replace('_', ' ')} {value}"
 
 
 def _known(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:

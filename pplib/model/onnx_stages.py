@@ -1,0 +1,170 @@
+"""The model room: stages as ONNX graphs. The whole is exported once; a stage is cut out of that in milliseconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pplib.errors import ConfigError, ModelError
+from pplib.model.partition import PartitionedModel
+from pplib.model.weights.files import WeightsFile, save_tensors
+
+if TYPE_CHECKING:
+    import onnx
+
+LEAST_EXTERNAL_BYTES = 256  # smaller tensors stay in the graph
+NEEDED = ("onnx", "onnxscript")
+
+
+class _Units(nn.Module):
+    """All units in a row; the output of each is one of its outputs, so that an exporter leaves every cut open."""
+
+    def __init__(self, partitioned: PartitionedModel) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(partitioned.units())
+
+    def forward(self, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The value at P1, P2, ... and the output."""
+        found = []
+        for unit in self.units:
+            value = unit(value)
+            found.append(value)
+        return tuple(found)
+
+
+def export(partitioned: PartitionedModel, batch: torch.Tensor, name: str) -> onnx.ModelProto:
+    """A model as one ONNX graph, from the input `P0`, in which the value at every cut is an output: `P1`, `P2`, ...
+
+    Args:
+        partitioned: the model.
+        batch: an input microbatch (B, C, H, W); the graph takes inputs of its shape.
+        name: of the model, in messages.
+
+    Raises:
+        ModelError: the model cannot be exported; says which operation is not known, and how to go on.
+        ConfigError: what exports is not installed.
+    """
+    try:
+        import onnx  # noqa: F401 (the exporter needs it, and says so in a less helpful way)
+        import onnxscript  # noqa: F401
+    except ImportError as exc:
+        raise ConfigError(
+            f"runtime: {exc.name} is not installed here, where graphs are made for all devices: "
+            f"`pip install {' '.join(NEEDED)}`"
+        ) from exc
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own, on itself
+            program: Any = torch.onnx.export(
+                _Units(partitioned).eval(),
+                (batch,),
+                dynamo=True,
+                optimize=False,  # weights stay what they are in the file that devices have
+                verbose=False,
+                input_names=["P0"],
+                output_names=[f"P{i}" for i in range(1, len(partitioned.points))],
+            )
+    except Exception as exc:
+        raise ModelError(
+            f"{name}: cannot be exported to ONNX: {_cause(exc)}; `runtime: eager` needs no export"
+        ) from exc
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _cause(exc: BaseException) -> str:
+    """What an exporter stumbled over: the innermost of its errors says it best."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return f"{type(exc).__name__}: {lines[0][:300] if lines else ''}"
+
+
+class OnnxModel:
+    """An exported model of which stages are cut.
+
+    Args:
+        model: see `export`; its large tensors are moved to files.
+        known: files that devices have anyway: what is in them is not kept twice.
+
+    Attributes:
+        files: those that hold its large tensors.
+    """
+
+    def __init__(self, model: onnx.ModelProto, known: Sequence[WeightsFile] = ()) -> None:
+        self._model = model
+        files = [file for file in known if _refer(model, file)]
+        rest = _large_tensors(model)
+        if rest:
+            files.append(file := save_tensors(rest))
+            _refer(model, file)
+        self.files = files
+
+    def stage(self, first: int, last: int) -> tuple[bytes, int]:
+        """The units after point `first` up to point `last`: an ONNX model, and the bytes that its tensors take.
+
+        Empty where the stage is.
+        """
+        if first == last:
+            return b"", 0
+        from onnx.utils import Extractor
+
+        cut = Extractor(self._model).extract_model([f"P{first}"], [f"P{last}"])
+        return cut.SerializeToString(deterministic=True), sum(_num_bytes(one) for one in cut.graph.initializer)
+
+
+def _large_tensors(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
+    """Those that are not in a file yet, by a hash of their content; each once."""
+    from onnx.numpy_helper import to_array
+
+    return {
+        hashlib.sha256(one.raw_data).hexdigest(): torch.from_numpy(to_array(one).copy())
+        for one in model.graph.initializer
+        if one.HasField("raw_data") and _num_bytes(one) >= LEAST_EXTERNAL_BYTES
+    }
+
+
+def _refer(model: onnx.ModelProto, file: WeightsFile) -> int:
+    """Have large tensors be external data where the file has the same bytes; how many are."""
+    from onnx import TensorProto
+    from onnx.external_data_helper import set_external_data
+
+    places, count = _places(file.path), 0
+    for one in model.graph.initializer:
+        if not one.HasField("raw_data") or _num_bytes(one) < LEAST_EXTERNAL_BYTES:
+            continue
+        place = places.get(hashlib.sha256(one.raw_data).digest())
+        if place is not None:
+            set_external_data(one, file.path.name, *place)
+            one.ClearField("raw_data")
+            one.data_location = TensorProto.EXTERNAL
+            count += 1
+    return count
+
+
+def _places(path: Path) -> dict[bytes, tuple[int, int]]:
+    """Where in a safetensors file each content lies: offset and length, by its hash."""
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start - 8))
+        found = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                file.seek(start + begin)
+                found[hashlib.sha256(file.read(end - begin)).digest()] = (start + begin, end - begin)
+    return found
+
+
+def _num_bytes(tensor: onnx.TensorProto) -> int:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return int(math.prod(tensor.dims) * tensor_dtype_to_np_dtype(tensor.data_type).itemsize)

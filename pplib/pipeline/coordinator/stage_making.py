@@ -1,0 +1,113 @@
+"""What each device is to compute, made for its runtime: a description of PyTorch's operations, or a graph."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx, nn
+
+from pplib.cache import weights_dir
+from pplib.model.onnx_int8 import quantised
+from pplib.model.onnx_stages import OnnxModel, export
+from pplib.model.partition import PartitionedModel
+from pplib.model.stages.description import StageDescription, describe
+from pplib.model.weights.files import WeightsFile
+from pplib.pipeline.wire.plan import ExportedStage, StageForm
+from pplib.runtimes import Place, Precision, installed, runtime
+
+if TYPE_CHECKING:
+    import onnx
+
+Computes = Callable[[torch.Tensor], torch.Tensor]
+
+
+class StageMaker:
+    """Makes the stages of one model, for any runtimes; the model is exported and quantised once, where one needs that.
+
+    Args:
+        partitioned: the model.
+        batches: input microbatches (B, C, H, W).
+        weights: the file of its tensors.
+        name: of the model, in messages.
+
+    Attributes:
+        files: of weights, that a device needs for the stages that were made.
+    """
+
+    def __init__(
+        self, partitioned: PartitionedModel, batches: Sequence[torch.Tensor], weights: WeightsFile, name: str
+    ) -> None:
+        self._partitioned, self._batches, self._name = partitioned, batches, name
+        self.files = {weights.sha256: weights}
+
+    @functools.cached_property
+    def _exported(self) -> onnx.ModelProto:
+        return export(self._partitioned, self._batches[0], self._name)
+
+    @functools.cached_property
+    def _float32(self) -> OnnxModel:
+        return OnnxModel(copy.deepcopy(self._exported), list(self.files.values()))
+
+    @functools.cached_property
+    def _int8(self) -> OnnxModel:
+        return OnnxModel(quantised(self._exported, self._batches, self._name))
+
+    def make(self, points: Sequence[int], runtimes: Sequence[str], precision: Precision) -> tuple[StageForm, ...]:
+        """The stages between `points`, each for its runtime.
+
+        Raises:
+            PartitionError: the points are not valid.
+            ModelError: a stage cannot be described or exported.
+        """
+        stages = self._partitioned.stages(points)
+        borders = itertools.pairwise((0, *points, len(self._partitioned.points) - 1))
+        return tuple(
+            described([stage])[0] if runtime(name).FORM == "operations" else self._cut(name, precision, *border)
+            for stage, border, name in zip(stages, borders, runtimes, strict=True)
+        )
+
+    def _cut(self, name: str, precision: Precision, first: int, last: int) -> ExportedStage:
+        model = self._int8 if precision == "int8" else self._float32
+        self.files |= {file.sha256: file for file in model.files}
+        graph, num_bytes = model.stage(first, last)
+        return ExportedStage(name, precision, graph, tuple(file.sha256 for file in model.files), num_bytes)
+
+
+def computing(forms: Sequence[StageForm], modules: Sequence[nn.Module]) -> list[Computes] | None:
+    """The stages as functions on this machine, to be proven; None where it lacks the runtime of one.
+
+    Args:
+        forms: the stages as devices get them.
+        modules: the same as modules of PyTorch.
+    """
+    here, found = installed(), list[Computes]()
+    for form, module in zip(forms, modules, strict=True):
+        if not isinstance(form, ExportedStage):
+            found.append(module)
+        elif form.runtime in here:
+            found.append(_opened(form))
+        else:
+            return None
+    return found
+
+
+def _opened(form: ExportedStage) -> Computes:
+    if not form.graph:
+        return lambda value: value
+    place = Place(torch.get_num_threads(), "cpu", form.precision)
+    stage = runtime(form.runtime).open_stage(form.graph, weights_dir(), place)
+    return lambda value: torch.from_numpy(stage(value.numpy()))
+
+
+def described(stages: Sequence[nn.Module]) -> tuple[StageDescription, ...]:
+    """Stages as plain data, as devices get them.
+
+    Raises:
+        ModelError: something in one has no name that a device knows.
+    """
+    return tuple(describe(stage) for stage in stages if isinstance(stage, fx.GraphModule))

@@ -1,0 +1,148 @@
+"""Runtimes: what executes a stage on a device. One file each; what stands in this folder can be asked for.
+
+A runtime's file tells the package it needs, and how the stages that are made for it are opened. Here nothing of PyTorch
+is imported, nor a runtime before it is used: a device needs what its own runtime needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from numpy.typing import NDArray
+
+from pplib.errors import ConfigError, nearest
+
+Array = NDArray[Any]
+Stage = Callable[[Array], Array]
+"""Maps an input (its memory is left alone) to the output, both C-contiguous."""
+
+Precision = Literal["float32", "bfloat16", "int8"]
+EAGER = "eager"
+JOINT = "+"  # between the runtimes of unlike stages
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a stage runs: with `threads` inside one operation, on `device`, as torch names it (cpu, cuda:0)."""
+
+    threads: int
+    device: str
+    precision: Precision = "float32"
+
+
+class Runtime(Protocol):
+    """What a file of this folder has.
+
+    Attributes:
+        PACKAGES: any of them brings it; the first is what pip is told to install.
+        FORM: what its stages are made as: PyTorch's operations, or an ONNX graph.
+        PRECISIONS: that it can compute in; `int8` is of a graph that was quantised.
+    """
+
+    PACKAGES: tuple[str, ...]
+    FORM: Literal["operations", "onnx"]
+    PRECISIONS: tuple[Precision, ...]
+
+    @staticmethod
+    def open_stage(graph: bytes, folder: Path, place: Place) -> Stage:
+        """Make a stage ready to run; not of eager PyTorch, whose stages are modules.
+
+        Args:
+            graph: an ONNX model whose large tensors are external data, in files of `folder`.
+            folder: where these are.
+            place: where it is to run.
+
+        Raises:
+            WorkerError: the runtime cannot run it, or not there.
+        """
+
+
+NAMES = tuple(sorted((one.name for one in pkgutil.iter_modules(__path__)), key=lambda name: (name != EAGER, name)))
+
+
+def runtime(name: str) -> Runtime:
+    """A runtime by its name."""
+    return cast("Runtime", importlib.import_module(f"{__name__}.{name}"))
+
+
+def installed() -> dict[str, str]:
+    """The runtimes that this Python has, and their versions; nothing is imported."""
+    found = {}
+    for name in NAMES:
+        for package in runtime(name).PACKAGES:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found.setdefault(name, importlib.metadata.version(package))
+    return found
+
+
+def joined(asked: object, where: str = "runtime") -> str:
+    """What a user asked for, one name or one per stage in a list, as one word: `onnxruntime+eager`.
+
+    Raises:
+        ConfigError: a runtime that is unknown; the nearest names are told.
+
+    >>> joined("eager"), joined(["onnxruntime", "eager"]), joined(["eager", "eager"])
+    ('eager', 'onnxruntime+eager', 'eager')
+    """
+    names = asked.split(JOINT) if isinstance(asked, str) else asked
+    if not isinstance(names, list) or not names:
+        raise ConfigError(f"{where}: expected a runtime, or a list with one for each stage, got {asked!r}")
+    for name in names:
+        if name not in NAMES:
+            raise ConfigError(f"{where}: {name!r} is unknown; {nearest(str(name), NAMES)}")
+    return names[0] if len(set(names)) == 1 else JOINT.join(names)
+
+
+def of_stages(told: str, num_stages: int, where: str = "") -> list[str]:
+    """The runtime of each stage.
+
+    Raises:
+        ConfigError: there are neither one nor as many as stages.
+
+    >>> of_stages("eager", 3), of_stages("onnxruntime+eager", 2)
+    (['eager', 'eager', 'eager'], ['onnxruntime', 'eager'])
+    """
+    names = told.split(JOINT)
+    if len(names) not in (1, num_stages):
+        raise ConfigError(f"{where}runtime: expected one runtime, or one for each of {num_stages} stages, got {told}")
+    return names * num_stages if len(names) == 1 else names
+
+
+def check_precision(told: str, precision: str, where: str = "") -> None:
+    """Make sure that all these runtimes compute in a precision.
+
+    Raises:
+        ConfigError: one does not; says which do.
+    """
+    for name in told.split(JOINT):
+        if precision not in runtime(name).PRECISIONS:
+            able = [other for other in NAMES if precision in runtime(other).PRECISIONS]
+            raise ConfigError(
+                f"{where}precision: {name} computes in {', '.join(runtime(name).PRECISIONS)}, not in {precision}: "
+                f"that is what {', '.join(able)} can"
+            )
+
+
+def check_offered(told: str, offered: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Make sure that each device has the runtime of its stage.
+
+    Args:
+        told: see `joined`.
+        offered: of each device in order, its name and the runtimes that it has.
+
+    Raises:
+        ConfigError: one lacks it; which, and what installs it.
+    """
+    for name, (device, has) in zip(of_stages(told, len(offered)), offered, strict=True):
+        if name not in has:
+            raise ConfigError(
+                f"{device}: runtime {name}: its worker has {', '.join(has) or 'none'}: `pip install "
+                f"{runtime(name).PACKAGES[0]}` in its environment"
+            )
