@@ -59,7 +59,9 @@ def test_what_is_imported_is_declared_with_a_lowest_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     assert [line for line in lines if ">=" not in line] == []
-    declared = [re.split(r"[><=~]", line)[0] for line in project["dependencies"]]
+    runtimes = project["optional-dependencies"]["onnxruntime"] + project["optional-dependencies"]["openvino"]
+    assert set(runtimes) <= set(lines), "they are tested, too"
+    declared = [re.split(r"[><=~]", line)[0] for line in [*project["dependencies"], *runtimes]]
     names = {MODULES.get(name, name.replace("-", "_")) for name in declared} | {"pplib"}
     paths = [*(ROOT / "pplib").rglob("*.py"), *(ROOT / "workers").glob("*.py")]
     found = {name.partition(".")[0]: path.name for path in paths for name in imported(path)}
@@ -87,7 +89,9 @@ def test_a_lock_file_has_all_that_is_declared_with_hashes_and_names_no_index(pat
 
 
 def test_a_worker_needs_nothing_beyond_the_requirements_of_a_device():
-    allowed = {re.split(r"[><=~]", line)[0] for line in requirement_lines(ROOT / "requirements-pi.txt")}
+    """But for what runs a stage, and what makes graphs on the machine that starts a sweep."""
+    graphs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["onnxruntime"]
+    allowed = {re.split(r"[><=~]", line)[0] for line in [*requirement_lines(ROOT / "requirements-pi.txt"), *graphs]}
     names = {MODULES.get(name, name) for name in allowed} | {"pplib"}
     for room in ("model", "pipeline"):
         for path in (ROOT / "pplib" / room).rglob("*.py"):

@@ -41,7 +41,7 @@ def quantised(model: onnx.ModelProto, batches: Sequence[torch.Tensor], name: str
             "onnxruntime`"
         ) from exc
 
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._left: Iterator[torch.Tensor] = iter(batches)
 
@@ -55,8 +55,9 @@ def quantised(model: onnx.ModelProto, batches: Sequence[torch.Tensor], name: str
     try:
         logging.getLogger().setLevel(logging.ERROR)  # it writes its advice to the root's log
         with tempfile.TemporaryDirectory() as folder:
-            ready, done = Path(folder, "ready.onnx"), Path(folder, "done.onnx")
-            quantization.quant_pre_process(model, str(ready), skip_symbolic_shape=True)  # folds batch-norm
+            whole, ready, done = (Path(folder, f"{step}.onnx") for step in ("whole", "ready", "done"))
+            onnx.save(model, str(whole))
+            quantization.quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)  # folds batch-norm
             quantization.quantize_static(
                 str(ready),
                 str(done),

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +66,6 @@ def export(partitioned: PartitionedModel, batch: torch.Tensor, name: str) -> onn
                 _Units(partitioned).eval(),
                 (batch,),
                 dynamo=True,
-                optimize=False,  # weights stay what they are in the file that devices have
                 verbose=False,
                 input_names=["P0"],
                 output_names=[f"P{i}" for i in range(1, len(partitioned.points))],
@@ -92,21 +90,19 @@ class OnnxModel:
     """An exported model of which stages are cut.
 
     Args:
-        model: see `export`; its large tensors are moved to files.
-        known: files that devices have anyway: what is in them is not kept twice.
+        model: see `export`; its large tensors are moved to a file.
+        known: a file of weights that devices may have anyway: where all are in it, it is that.
 
     Attributes:
-        files: those that hold its large tensors.
+        file: that holds its large tensors.
     """
 
-    def __init__(self, model: onnx.ModelProto, known: Sequence[WeightsFile] = ()) -> None:
+    def __init__(self, model: onnx.ModelProto, known: WeightsFile | None = None) -> None:
         self._model = model
-        files = [file for file in known if _refer(model, file)]
-        rest = _large_tensors(model)
-        if rest:
-            files.append(file := save_tensors(rest))
-            _refer(model, file)
-        self.files = files
+        large = _large_tensors(model)
+        places = _places(known.path) if known else {}
+        self.file = known if known and places.keys() >= large.keys() else save_tensors(large)
+        _refer(model, self.file.path.name, places if self.file is known else _places(self.file.path))
 
     def stage(self, first: int, last: int) -> tuple[bytes, int]:
         """The units after point `first` up to point `last`: an ONNX model, and the bytes that its tensors take.
@@ -121,36 +117,34 @@ class OnnxModel:
         return cut.SerializeToString(deterministic=True), sum(_num_bytes(one) for one in cut.graph.initializer)
 
 
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return tensor.HasField("raw_data") and _num_bytes(tensor) >= LEAST_EXTERNAL_BYTES
+
+
 def _large_tensors(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
-    """Those that are not in a file yet, by a hash of their content; each once."""
+    """By a hash of their content; each once."""
     from onnx.numpy_helper import to_array
 
     return {
         hashlib.sha256(one.raw_data).hexdigest(): torch.from_numpy(to_array(one).copy())
         for one in model.graph.initializer
-        if one.HasField("raw_data") and _num_bytes(one) >= LEAST_EXTERNAL_BYTES
+        if _is_large(one)
     }
 
 
-def _refer(model: onnx.ModelProto, file: WeightsFile) -> int:
-    """Have large tensors be external data where the file has the same bytes; how many are."""
+def _refer(model: onnx.ModelProto, name: str, places: dict[str, tuple[int, int]]) -> None:
+    """Have large tensors be external data of a file called `name`."""
     from onnx import TensorProto
     from onnx.external_data_helper import set_external_data
 
-    places, count = _places(file.path), 0
     for one in model.graph.initializer:
-        if not one.HasField("raw_data") or _num_bytes(one) < LEAST_EXTERNAL_BYTES:
-            continue
-        place = places.get(hashlib.sha256(one.raw_data).digest())
-        if place is not None:
-            set_external_data(one, file.path.name, *place)
+        if _is_large(one):
+            set_external_data(one, name, *places[hashlib.sha256(one.raw_data).hexdigest()])
             one.ClearField("raw_data")
             one.data_location = TensorProto.EXTERNAL
-            count += 1
-    return count
 
 
-def _places(path: Path) -> dict[bytes, tuple[int, int]]:
+def _places(path: Path) -> dict[str, tuple[int, int]]:
     """Where in a safetensors file each content lies: offset and length, by its hash."""
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
@@ -160,7 +154,7 @@ def _places(path: Path) -> dict[bytes, tuple[int, int]]:
             if name != "__metadata__":
                 begin, end = entry["data_offsets"]
                 file.seek(start + begin)
-                found[hashlib.sha256(file.read(end - begin)).digest()] = (start + begin, end - begin)
+                found[hashlib.sha256(file.read(end - begin)).hexdigest()] = (start + begin, end - begin)
     return found
 
 

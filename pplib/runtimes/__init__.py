@@ -74,7 +74,7 @@ def runtime(name: str) -> Runtime:
 
 def installed() -> dict[str, str]:
     """The runtimes that this Python has, and their versions; nothing is imported."""
-    found = {}
+    found = dict[str, str]()
     for name in NAMES:
         for package in runtime(name).PACKAGES:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):

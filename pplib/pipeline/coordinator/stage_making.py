@@ -43,7 +43,8 @@ class StageMaker:
         self, partitioned: PartitionedModel, batches: Sequence[torch.Tensor], weights: WeightsFile, name: str
     ) -> None:
         self._partitioned, self._batches, self._name = partitioned, batches, name
-        self.files = {weights.sha256: weights}
+        self._weights = weights
+        self.files = dict[str, WeightsFile]()
 
     @functools.cached_property
     def _exported(self) -> onnx.ModelProto:
@@ -51,7 +52,7 @@ class StageMaker:
 
     @functools.cached_property
     def _float32(self) -> OnnxModel:
-        return OnnxModel(copy.deepcopy(self._exported), list(self.files.values()))
+        return OnnxModel(copy.deepcopy(self._exported), self._weights)
 
     @functools.cached_property
     def _int8(self) -> OnnxModel:
@@ -67,15 +68,19 @@ class StageMaker:
         stages = self._partitioned.stages(points)
         borders = itertools.pairwise((0, *points, len(self._partitioned.points) - 1))
         return tuple(
-            described([stage])[0] if runtime(name).FORM == "operations" else self._cut(name, precision, *border)
+            self._described(stage) if runtime(name).FORM == "operations" else self._cut(name, precision, *border)
             for stage, border, name in zip(stages, borders, runtimes, strict=True)
         )
 
+    def _described(self, stage: nn.Module) -> StageDescription:
+        self.files[self._weights.sha256] = self._weights
+        return described([stage])[0]
+
     def _cut(self, name: str, precision: Precision, first: int, last: int) -> ExportedStage:
         model = self._int8 if precision == "int8" else self._float32
-        self.files |= {file.sha256: file for file in model.files}
+        self.files[model.file.sha256] = model.file
         graph, num_bytes = model.stage(first, last)
-        return ExportedStage(name, precision, graph, tuple(file.sha256 for file in model.files), num_bytes)
+        return ExportedStage(name, precision, graph, model.file.sha256, num_bytes)
 
 
 def computing(forms: Sequence[StageForm], modules: Sequence[nn.Module]) -> list[Computes] | None:

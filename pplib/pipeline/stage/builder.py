@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pplib.cache import weights_dir
 from pplib.errors import ModelError
 from pplib.model.stages.description import StageDescription, build
 from pplib.model.stages.optimise import optimise
@@ -76,8 +75,8 @@ class StageBuilder:
         """A graph of another runtime."""
         if not stage.graph:
             return ExportedRunner(None, out), 0
-        for sha256 in stage.weights:
-            verify_weights(find_weights(sha256))
+        weights = find_weights(stage.weights_sha256)
+        verify_weights(weights)
         place = Place(torch.get_num_threads(), str(self._device), stage.precision)
-        opened = runtime(stage.runtime).open_stage(stage.graph, weights_dir(), place)
+        opened = runtime(stage.runtime).open_stage(stage.graph, weights.path.parent, place)
         return ExportedRunner(opened, out), stage.param_bytes

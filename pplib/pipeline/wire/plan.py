@@ -61,14 +61,14 @@ class TensorSpec(msgspec.Struct, frozen=True):
 class ExportedStage(msgspec.Struct, frozen=True, tag="exported", forbid_unknown_fields=True):
     """A stage as a graph that a runtime other than eager PyTorch executes.
 
-    `graph` is an ONNX model whose large tensors are in files of weights with these hashes; empty where the stage is: it
+    `graph` is an ONNX model whose large tensors are in the file of weights with that hash; empty where the stage is: it
     then gives back its input. `precision` is of its arithmetic, `param_bytes` what its tensors take, wherever they are.
     """
 
     runtime: str
     precision: Precision
     graph: bytes
-    weights: tuple[Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")], ...]
+    weights_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     param_bytes: Annotated[int, msgspec.Meta(ge=0)]
 
 

@@ -27,8 +27,8 @@ from pplib.testbed.ssh.parallel import for_each
 CLOCK_S = 60.0
 LITTLE_MEMORY_BYTES, LITTLE_DISK_BYTES = 500e6, 1e9
 LITTLE_TOTAL_BYTES = 1e9  # of a Pi with 1 GB, Linux shows less than this
-ROWS = ("reachable", "Python", "torch", "runtimes", "code", "cores", "memory", "disk", "clock")
-ROWS += ("data", "shaping", "next hop")
+_SYSTEM = ("cores", "memory", "disk", "clock")
+ROWS = ("reachable", "Python", "torch", "runtimes", "code", *_SYSTEM, "data", "shaping", "next hop")
 
 R = TypeVar("R")
 Level = Literal["ok", "warn", "fail"]
