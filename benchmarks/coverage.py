@@ -32,6 +32,7 @@ SAME = {
     "optimize": True,
     "runtime": "eager",
     "precision": "float32",
+    "wire": "float32",
     "setup": "",
     "device_names": "a, b",
     "status": "ok",

@@ -14,7 +14,7 @@ from pplib.decode import decode, plain, shown
 from pplib.errors import ConfigError
 from pplib.files.expanded import expanded
 from pplib.files.names import LONGEST_NAME, check_name, check_path
-from pplib.links import LinkProfile, find_link
+from pplib.links import LinkProfile, find_link, wire_parts
 from pplib.runtimes import EAGER, Precision, check_precision, joined, of_stages
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -59,6 +59,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     num_stages: Annotated[int, msgspec.Meta(ge=2, le=64)] = 2
     backend: Backend = "socket"
     link: str = "none"
+    wire: str = "float32"
     in_flight: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 1
     max_trial_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     repeats: Repeats = 3
@@ -131,13 +132,14 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         parts += [self.link, f"f{self.in_flight}"]
         parts += [] if self.optimize else ["plain"]
         parts += [] if self.runtime == EAGER else [self.runtime]
+        parts += [] if self.wire == "float32" else [self.wire]
         parts += [] if self.precision == "float32" else [self.precision]
         return "_".join(parts + ([self.variant] if self.variant else []))
 
     @property
     def lossy(self) -> bool:
         """Whether the pipeline is not to compute what the float32 model computes, to the last digits."""
-        return self.precision != "float32"
+        return self.precision != "float32" or wire_parts(self.wire)[0] != "float32"
 
     @property
     def runtimes(self) -> list[str]:
@@ -193,6 +195,7 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
     config: Configuration = decode(values, Configuration, where)
     of_stages(config.runtime, config.num_stages, where)
     check_precision(config.runtime, config.precision, where)
+    wire_parts(config.wire, where)
     if config.model.endswith(".py"):
         raise ConfigError(
             f"{where}model: expected a name of torchvision's or package.module:function, got {shown(config.model)}: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast, get_args
 
 import msgspec
 
@@ -14,6 +14,11 @@ from pplib.files.names import check_name
 from pplib.files.yaml_file import read_yaml
 
 MOST_DELAY_S = 1.0  # the handshake of two workers has 5 s for its round trips
+
+WireKind = Literal["float32", "float16", "int8"]
+Compression = Literal["", "zstd", "lz4"]
+WIRES = tuple(f"{kind}+{how}" if how else kind for kind in get_args(WireKind) for how in get_args(Compression))
+"""How an activation may cross a hop; `float32` is as it is, whatever its type."""
 
 
 class Direction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -214,3 +219,18 @@ def queue_bytes(direction: Direction) -> int:
         return UNLIMITED_BYTES
     seconds = QUEUE_S + 2 * direction.delay_s
     return max(MIN_QUEUE_BYTES, round(direction.rate_bit_s / 8 * seconds))
+
+
+def wire_parts(wire: str, where: str = "") -> tuple[WireKind, Compression]:
+    """The kind and the compression of a wire type.
+
+    Raises:
+        ConfigError: there is no such type; the nearest are named.
+
+    >>> wire_parts("int8+zstd"), wire_parts("float16")
+    (('int8', 'zstd'), ('float16', ''))
+    """
+    if wire not in WIRES:
+        raise ConfigError(f"{where}wire: {wire!r} is unknown; {nearest(wire, WIRES)}")
+    kind, _, how = wire.partition("+")
+    return cast("WireKind", kind), cast("Compression", how)

@@ -26,7 +26,8 @@ class StageTimeline(msgspec.Struct, kw_only=True):
     Seconds on the coordinator's time base, counted from the first admission of the trial.
     `received_s`: the whole input is in the stage's memory (stage 0: it takes the microbatch up).
     `ready_s`: there was room to receive it. `compute_*_s` include copies to and from a GPU, of which
-    `copy_s` tells the duration. `send_start_s`: the link took the output up.
+    `copy_s` tells the duration. `send_start_s`: the link took the output up. `decode_s` is how long it took, before
+    computing, to decode the input, `encode_s`, before sending, to encode the output; empty where that is not done.
     """
 
     stage_index: int
@@ -37,6 +38,8 @@ class StageTimeline(msgspec.Struct, kw_only=True):
     compute_end_s: list[float]
     copy_s: list[float]
     send_start_s: list[float]
+    encode_s: list[float] = []
+    decode_s: list[float] = []
     clock_offset_s: float = 0.0
     clock_drift_s: float = 0.0
     clock_error_s: float = 0.0

@@ -26,6 +26,7 @@ CONFIGURATION_KEYS = [
     "optimize",
     "runtime",
     "precision",
+    "wire",
     "setup",
 ]
 """The columns that make two trials comparable: dominance is decided within one configuration.

@@ -101,6 +101,7 @@ class Experiment:
                 tensor_spec(cut.activation_shape, cut.activation_dtype, channels_last)
                 for cut, channels_last in zip(tensors, both, strict=True)
             ),
+            encodings=self.maker.encodings(points, self.config.wire),
             stages=self.stages.get(self.key(points)) or self.make(points),
         )
 

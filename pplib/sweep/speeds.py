@@ -11,7 +11,7 @@ import msgspec
 from pplib.config import LEAST_MICROBATCHES, WARMUP_MICROBATCHES
 from pplib.errors import TrialError
 from pplib.pipeline.coordinator.coordinator import Coordinator
-from pplib.pipeline.stage.loop import Length
+from pplib.pipeline.stage.length import Length
 from pplib.sweep.auto import with_speeds
 from pplib.sweep.experiment import Experiment, proven
 from pplib.sweep.progress import Told

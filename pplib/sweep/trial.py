@@ -18,7 +18,7 @@ from pplib.pipeline.coordinator.weights_sending import send_weights
 from pplib.pipeline.monitor.disturbance import disturbance
 from pplib.pipeline.monitor.host import describe_host, git_commit
 from pplib.pipeline.monitor.usage import energy_scope
-from pplib.pipeline.stage.loop import Length
+from pplib.pipeline.stage.length import Length
 from pplib.pipeline.wire.messages import Prepared
 from pplib.pipeline.wire.plan import PipelinePlan
 from pplib.records import TrialRecord
@@ -122,6 +122,7 @@ def _metrics(experiment: Experiment, plan: PipelinePlan, stages: Sequence[Prepar
         "activation_bytes": float(sum(plan.tensors[i + 1].num_bytes for i in hops)),
         "payload_bytes": float(sum(run.payload_bytes)),
         **{f"hop{i}_payload_bytes": float(run.payload_bytes[i]) for i in hops},
+        **{f"hop{i}_compression_ratio": plan.tensors[i + 1].num_bytes / run.payload_bytes[i] for i in hops},
         **{f"stage{i}_param_bytes": float(stage.param_bytes) for i, stage in enumerate(stages)},
         **{f"stage{i}_build_s": stage.build_s for i, stage in enumerate(stages)},
         **_usage_columns(run, total * config.batch_size),

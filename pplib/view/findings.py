@@ -231,7 +231,7 @@ _OVERALL = (
     "Backend, depth and whatever else is chosen compete as the cuts do: what is left for each model and link is what "
     "one would deploy. Beside each is in what share of other sweeps it is on this front, or as good."
 )
-_COMPARED = ("backend", "in_flight", "runtime", "precision", "link", "setup")
+_COMPARED = ("backend", "in_flight", "runtime", "precision", "wire", "link", "setup")
 _PAIRS = (
     "Configurations that differ in one thing alone, cut by cut: differences are medians over the cuts, measured in "
     "turns and compared in pairs, with 95 % intervals. Both backends run the same stages with the same timers; what "

@@ -19,6 +19,7 @@ SAME = {
     "optimize": True,
     "runtime": "eager",
     "precision": "float32",
+    "wire": "float32",
     "setup": "",
 }
 

@@ -27,6 +27,7 @@ def trial(point, repeat, latency_s, status="ok", **more):
         "optimize": True,
         "runtime": "eager",
         "precision": "float32",
+        "wire": "float32",
         "setup": "",
         "partition_point": point,
         "partition_label": f"P{point}",

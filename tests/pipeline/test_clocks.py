@@ -20,7 +20,7 @@ from pplib.config import configuration
 from pplib.errors import TrialError
 from pplib.pipeline.coordinator.client import WorkerClient
 from pplib.pipeline.coordinator.coordinator import Coordinator
-from pplib.pipeline.stage.loop import Length
+from pplib.pipeline.stage.length import Length
 from pplib.pipeline.wire.connection import endpoint_of
 from pplib.pipeline.worker.settings import WorkerSettings
 from pplib.sweep.experiment import prepare

@@ -12,7 +12,7 @@ from pplib.errors import WeightsError, WorkerError
 from pplib.pipeline.coordinator import client as client_module
 from pplib.pipeline.coordinator.client import WorkerClient, WorkerFailed, WorkerLost
 from pplib.pipeline.process.memory import NONE_LEFT, memory_for
-from pplib.pipeline.stage.loop import Length
+from pplib.pipeline.stage.length import Length
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.connection import Deadline
 from pplib.pipeline.wire.plan import TensorSpec

@@ -14,7 +14,7 @@ from pplib import limits
 from pplib.errors import ProtocolError, TransportError
 from pplib.pipeline.coordinator.client import WorkerClient
 from pplib.pipeline.hops.socket import SocketHops
-from pplib.pipeline.stage.loop import Length
+from pplib.pipeline.stage.length import Length
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.connection import Connection, Deadline, listen
 from pplib.pipeline.wire.frames import receive_message, send_message

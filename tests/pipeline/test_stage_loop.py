@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pplib.errors import TransportError, WorkerError
-from pplib.pipeline.stage.loop import Length, StageLoop
+from pplib.pipeline.stage.length import Length
+from pplib.pipeline.stage.loop import StageLoop
 from pplib.pipeline.wire.connection import Deadline
 from pplib.pipeline.wire.plan import TensorSpec
 from tests.helpers.in_process_hops import in_process_ring, one_of_two

@@ -22,7 +22,7 @@ from pplib.devices import Device, Testbed
 from pplib.errors import HandshakeError, WorkerError
 from pplib.pipeline.coordinator.client import WorkerClient, WorkerLost
 from pplib.pipeline.coordinator.coordinator import Coordinator
-from pplib.pipeline.stage.loop import Length
+from pplib.pipeline.stage.length import Length
 from pplib.pipeline.wire.connection import endpoint_of
 from pplib.pipeline.worker.settings import WorkerSettings
 from pplib.sweep.experiment import prepare

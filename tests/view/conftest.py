@@ -105,6 +105,7 @@ def _trial(model, link, backend, depth, points, repeat, times, sizes, rate, stag
         "optimize": True,
         "runtime": "eager",
         "precision": "float32",
+        "wire": "float32",
         "setup": "",
         "partition_point": points[0] if stages == 2 else label,
         "partition_label": f"P{label}",

@@ -25,7 +25,7 @@ from pplib.analysis.repeats import Numbers
 from pplib.analysis.required_columns import numeric_column
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
 
-SHARED = ("backend", "link", "in_flight", "setup")
+SHARED = ("backend", "link", "wire", "in_flight", "setup")
 """Configurations that differ in these alone run the same stages, if what they run on is `ALIKE`."""
 
 ALIKE = ("cpu", "gpu", "torch", "device_torch_devices", "device_threads", "model_sha256")

@@ -19,7 +19,8 @@ class Parts:
     """The intervals of each measured microbatch; arrays have shape (microbatches,), in seconds.
 
     For every microbatch the parts tile the time from its admission to the end of the last stage:
-    `stage_queue[0] + compute[0] + hop_queue[0] + transfer[0] + stage_queue[1] + ...` is its latency.
+    `stage_queue[0] + compute[0] + encode[0] + hop_queue[0] + transfer[0] + decode[0] + stage_queue[1] + ...` is its
+    latency.
 
     A hop carries one microbatch after the other: a transfer starts when the sender has taken the
     output up *and* the link has carried the previous microbatch *and* the receiver has room; waiting
@@ -34,10 +35,12 @@ class Parts:
         self.hop_queue: list[Array] = []
         self.transfer: list[Array] = []
         self.transfer_start: list[Array] = []
+        self.encode: list[Array] = []
+        self.decode: list[Array] = []
         self.propagation_s = propagation_s
         for stage in timelines:
             received, start, end = _arrays(stage.received_s, stage.compute_start_s, stage.compute_end_s)
-            self.stage_queue.append((start - received)[measured])
+            self.stage_queue.append((start - received - _durations(stage.decode_s, len(start)))[measured])
             self.compute.append((end - start)[measured])
         for before, after in itertools.pairwise(timelines):
             end, sent, ready, received = _arrays(
@@ -47,7 +50,10 @@ class Parts:
             free = np.maximum(previous, np.minimum(ready, received)) - propagation_s
             start = np.maximum(sent, free)
             self.transfer_start.append(start[measured])
-            self.hop_queue.append((start - end)[measured])
+            encode, decode = _durations(before.encode_s, len(end)), _durations(after.decode_s, len(end))
+            self.encode.append(encode[measured])
+            self.decode.append(decode[measured])
+            self.hop_queue.append((start - end - encode)[measured])
             self.transfer.append((received - start)[measured])
 
     @property
@@ -60,7 +66,8 @@ class Parts:
     @property
     def latency(self) -> Array:
         """The sum of all parts, shape (microbatches,)."""
-        total: Array = np.sum([*self.compute, *self.stage_queue, *self.hop_queue, *self.transfer], axis=0)
+        waits, encoded = [*self.stage_queue, *self.hop_queue], [*self.encode, *self.decode]
+        total: Array = np.sum([*self.compute, *waits, *encoded, *self.transfer], axis=0)
         return total
 
 
@@ -76,8 +83,9 @@ def measure(
 
     `latency_s` is the median over microbatches, `latency_max_s` the largest, `*_p90_s` and `*_p99_s` quantiles (None
     where the microbatches are too few, see `microbatches_needed`); the parts
-    (`stage{i}_compute_s`, `stage{i}_queue_s`, `hop{i}_transfer_s`, `hop{i}_queue_s`) are means, and
-    add up to `latency_mean_s`. `throughput_img_s` counts completions at the last stage;
+    (`stage{i}_compute_s`, `stage{i}_queue_s`, `hop{i}_encode_s`, `hop{i}_queue_s`, `hop{i}_transfer_s`,
+    `hop{i}_decode_s`) are means, and add up to `latency_mean_s`. `throughput_img_s` counts completions at the last
+    stage;
     `bound_img_s` is what the busiest stage or hop allows, over the same microbatches.
     A hop's propagation delay, as its `link` profile has it, is part of a transfer but keeps nobody
     else waiting, so it is not in the bound. The result crosses `return_hops` links on its way back, one
@@ -95,6 +103,8 @@ def measure(
     # Throughput spans the completions after the first, so the bound takes those microbatches too.
     busy = {f"stage {i}": float(one[1:].mean()) for i, one in enumerate(parts.compute)}
     busy |= {f"hop {i}": float(one[1:].mean()) for i, one in enumerate(parts.busy)}
+    busy |= {f"encode {i}": float(one[1:].mean()) for i, one in enumerate(parts.encode)}
+    busy |= {f"decode {i}": float(one[1:].mean()) for i, one in enumerate(parts.decode)}
     busy["return"] = float((way_back - link.backward.delay_s * return_hops)[1:].mean())
     bottleneck = max(busy, key=lambda name: busy[name])
     throughput = (len(done) - 1) * batch_size / float(done[-1] - done[0])
@@ -123,6 +133,8 @@ def measure(
     for i in range(len(parts.transfer)):
         metrics[f"hop{i}_transfer_s"] = float(parts.transfer[i].mean())
         metrics[f"hop{i}_queue_s"] = float(parts.hop_queue[i].mean())
+        metrics[f"hop{i}_encode_s"] = float(parts.encode[i].mean())
+        metrics[f"hop{i}_decode_s"] = float(parts.decode[i].mean())
         metrics[f"hop{i}_clock_error_s"] = timelines[i].clock_error_s + timelines[i + 1].clock_error_s
     metrics["return_transfer_s"] = float(way_back.mean())
     metrics["return_clock_error_s"] = metrics["clock_error_s"] = first.clock_error_s + last.clock_error_s
@@ -146,6 +158,11 @@ def microbatches_needed(share: float) -> int:
 
 def _quantile(values: Array, share: float) -> float | None:
     return float(np.quantile(values, share)) if len(values) >= microbatches_needed(share) else None
+
+
+def _durations(seconds: Sequence[float], count: int) -> Array:
+    """One for each microbatch; zeros where there are none."""
+    return np.asarray(seconds[:count], dtype=np.float64) if seconds else np.zeros(count)
 
 
 def _arrays(*values: Sequence[float]) -> tuple[Array, ...]:

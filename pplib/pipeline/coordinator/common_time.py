@@ -9,6 +9,7 @@ from pplib.pipeline.wire.messages import Trace
 from pplib.records import StageTimeline
 
 _MOMENTS = ("ready", "received", "compute_start", "compute_end", "send_start")
+_DURATIONS = ("copy", "encode", "decode")
 
 
 def common_timelines(
@@ -37,7 +38,9 @@ def common_timelines(
             stage_index=i,
             device=devices[i],
             **{f"{name}_s": seconds(getattr(moments, f"{name}_ns"), i) for name in _MOMENTS},
-            copy_s=[round(value * 1e-9, 9) for value in moments.copy_ns],
+            **{
+                f"{name}_s": [round(value * 1e-9, 9) for value in getattr(moments, f"{name}_ns")] for name in _DURATIONS
+            },
             clock_offset_s=clocks[i].before.offset_ns * 1e-9,
             clock_drift_s=clocks[i].drift_s,
             clock_error_s=clocks[i].error_s,

@@ -21,7 +21,7 @@ from pplib.pipeline.coordinator.common_time import common_timelines
 from pplib.pipeline.monitor.host import boot_id
 from pplib.pipeline.monitor.usage import TotalEnergy, Usage, total_energy
 from pplib.pipeline.process.standstill import check_moving
-from pplib.pipeline.stage.loop import Length
+from pplib.pipeline.stage.length import Length
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.connection import name_of, tunnel_end
 from pplib.pipeline.wire.plan import PipelinePlan, TensorSpec

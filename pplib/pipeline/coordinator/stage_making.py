@@ -12,12 +12,14 @@ import torch
 from torch import fx, nn
 
 from pplib.cache import weights_dir
+from pplib.links import wire_parts
 from pplib.model.onnx_int8 import quantised
 from pplib.model.onnx_stages import OnnxModel, export
 from pplib.model.partition import PartitionedModel
+from pplib.model.ranges import Range, ranges
 from pplib.model.stages.description import StageDescription, describe
 from pplib.model.weights.files import WeightsFile
-from pplib.pipeline.wire.plan import ExportedStage, StageForm
+from pplib.pipeline.wire.plan import Encoding, ExportedStage, StageForm
 from pplib.runtimes import Place, Precision, installed, runtime
 
 if TYPE_CHECKING:
@@ -71,6 +73,22 @@ class StageMaker:
             self._described(stage) if runtime(name).FORM == "operations" else self._cut(name, precision, *border)
             for stage, border, name in zip(stages, borders, runtimes, strict=True)
         )
+
+    @functools.cached_property
+    def _ranges(self) -> list[Range | None]:
+        return ranges(self._partitioned, self._batches, self._name)
+
+    def encodings(self, points: Sequence[int], wire: str) -> tuple[Encoding, ...]:
+        """How the activations at `points` cross their hops, for a wire type; empty where they do as they are.
+
+        Raises:
+            ModelError: a value is not finite, and has no range.
+        """
+        kind, compression = wire_parts(wire)
+        if (kind, compression) == ("float32", ""):
+            return ()
+        found = [self._ranges[point] if kind == "int8" else None for point in points]
+        return tuple(Encoding(kind, compression, *(one or ((), ()))) for one in found)
 
     def _described(self, stage: nn.Module) -> StageDescription:
         self.files[self._weights.sha256] = self._weights

@@ -52,6 +52,7 @@ class SocketSender(_End):
     def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
         """See Sender; returns when the kernel has all of it."""
         spec, trial = self._expected()
+        spec = spec.as_long_as(tensor)
         header, content = tensor_header(spec, trial, seq, last), spec.bytes_of(tensor)
         if self._connection.seals is None:
             self._connection.send([header, content], deadline)
@@ -96,15 +97,16 @@ class SocketReceiver(_End):
         connection, patience = self._connection, Earlier(deadline)
         try:
             header = connection.receive(TENSOR_HEADER_BYTES, patience)
-            last = check_tensor_header(header, spec, trial, seq, connection.peer)
-            self._receive_content(header, spec.bytes_of(slot), f"microbatch {seq} of trial {trial}", patience)
+            last, count = check_tensor_header(header, spec, trial, seq, connection.peer)
+            content = spec.bytes_of(slot)[:count]
+            self._receive_content(header, content, f"microbatch {seq} of trial {trial}", patience)
         except ProtocolError:
             raise
         except TransportError as exc:
             raise type(exc)(
                 f"{exc}; expected microbatch {seq} of trial {trial} as {spec} in {spec.num_bytes} bytes"
             ) from exc
-        return Arrival(slot, time.monotonic_ns(), last)
+        return Arrival(slot if spec.exact else slot[:count], time.monotonic_ns(), last)
 
     def _receive_content(self, header: bytes, content: memoryview, what: str, deadline: Deadline) -> None:
         connection = self._connection

@@ -9,7 +9,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -19,7 +18,9 @@ from pplib.errors import ProtocolError, TransportError, WorkerError
 from pplib.pipeline.hops.contract import Hops
 from pplib.pipeline.process.memory import memory_for
 from pplib.pipeline.process.threads import Companion
+from pplib.pipeline.stage.length import Length
 from pplib.pipeline.stage.runners import Runner
+from pplib.pipeline.wire.codecs import Codec
 from pplib.pipeline.wire.connection import Deadline
 from pplib.pipeline.wire.messages import Moments
 from pplib.pipeline.wire.plan import TensorSpec
@@ -35,50 +36,6 @@ class _Microbatch(NamedTuple):
     tensor: torch.Tensor
     slot: torch.Tensor | None
     last: bool
-
-
-@dataclass(frozen=True)
-class Length:
-    """How many microbatches a trial has: `most`, or fewer, but never less than `least`, so that it ends
-    about `limit_s` after its first admission.
-    """
-
-    most: int
-    least: int
-    limit_s: float | None = None
-
-    def ends_with(self, seq: int, elapsed_s: float, in_flight: int) -> bool:
-        """Whether microbatch `seq`, admitted after `elapsed_s`, is the last.
-
-        It is if one more would end after the limit, at the pace so far: of the `seq + 1` admitted,
-        those in flight are not finished yet.
-
-        >>> Length(10, 3, limit_s=10.0).ends_with(5, elapsed_s=8.0, in_flight=1)  # 1.6 s each: done at 9.6 s
-        True
-        """
-        if seq + 1 >= self.most:
-            return True
-        if self.limit_s is None or seq + 1 < self.least:
-            return False
-        finished = seq + 1 - in_flight
-        pace_s = elapsed_s / finished if finished > 0 else elapsed_s
-        return elapsed_s + pace_s * (in_flight + 1) > self.limit_s
-
-    def check(self, seq: int, last: bool, peer: str) -> None:
-        """Make sure that a trial may end, or not, with microbatch `seq`, as `peer` says.
-
-        Raises:
-            ProtocolError: it cannot.
-        """
-        count = seq + 1
-        if last and count < (self.least if self.limit_s is not None else self.most):
-            raise ProtocolError(f"{peer}: said that microbatch {seq} is the last of the trial, expected {self}")
-        if not last and count >= self.most:
-            raise ProtocolError(f"{peer}: did not say that microbatch {seq} is the last of the trial, expected {self}")
-
-    def __str__(self) -> str:
-        fewer = "" if self.limit_s is None else f", or at least {self.least} where {self.limit_s} s are over,"
-        return f"{self.most}{fewer} in all"
 
 
 class Halt:
@@ -112,7 +69,8 @@ class StageLoop:
         slots: microbatches that this stage and the next one have room for; where that is less than
             `in_flight`, a stage says when it has room, and the one before it waits for that.
         inputs: the images, on stage 0; microbatch m takes inputs[m % len(inputs)].
-        slowdown: compute takes this factor longer; the rest is slept.
+        slowdown: compute takes this factor longer; the rest is slept. Encoding and decoding are computing, too.
+        decoder, encoder: of the activations that come and go; None: they cross as they are.
     """
 
     def __init__(
@@ -128,6 +86,8 @@ class StageLoop:
         slots: tuple[int, int],
         inputs: Sequence[torch.Tensor] = (),
         slowdown: float = 1.0,
+        decoder: Codec | None = None,
+        encoder: Codec | None = None,
     ) -> None:
         self._stage_index = stage_index
         self.is_first, self.is_last = stage_index == 0, stage_index == num_stages - 1
@@ -136,7 +96,11 @@ class StageLoop:
         self._in_flight, self._slots = in_flight, slots[0]
         self._tells_room = not self.is_first and slots[0] < in_flight
         self._awaits_room = not self.is_last and slots[1] < in_flight
+        self._decoder, self._encoder = decoder, encoder
+        self._carried_in = decoder.carried if decoder else tensor_in
+        self._carried_out = encoder.carried if encoder else tensor_out
         self.trace = Moments()
+        self._carried_bytes: list[int] = []
         self._last_seq: int | None
         self.outputs: list[torch.Tensor] = []
         self.halt = Halt()
@@ -160,15 +124,15 @@ class StageLoop:
         self._leaving: queue.SimpleQueue[_Microbatch] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
         self._credits: queue.SimpleQueue[None] = queue.SimpleQueue()
-        hops.sender.start(self._out, trial)
-        hops.receiver.start(self._result if self.is_first else self._in, trial)
+        hops.sender.start(self._carried_out, trial)
+        hops.receiver.start(self._result if self.is_first else self._carried_in, trial)
         receive = self._receive_results if self.is_first else self._receive_inputs
         if self.is_first:
             for _ in range(self._in_flight):
                 self._credits.put(None)
         else:
             for _ in range(self._slots):
-                self._free.put(self._in.allocate())
+                self._free.put(self._carried_in.allocate())
         threads = [
             Companion(functools.partial(self._guarded, job), job.__name__.strip("_")) for job in (receive, self._send)
         ]
@@ -215,6 +179,8 @@ class StageLoop:
             tensor, received, last = self._hops.receiver.receive(seq, slot, self._deadline)
             self._length.check(seq, last, self._hops.receiver.peer)
             self.trace.received_ns.append(received)
+            if self._decoder is not None:
+                tensor = self._timed(self._decoder.decode, tensor, self.trace.decode_ns)
             self._arrived.put(_Microbatch(tensor, slot, last))
             if last:
                 return
@@ -237,6 +203,9 @@ class StageLoop:
     def _send(self) -> None:
         for seq in itertools.count():
             tensor, slot, last = self._get(self._leaving)
+            if self._encoder is not None:
+                tensor = self._timed(self._encoder.encode, tensor, self.trace.encode_ns)
+            self._carried_bytes.append(tensor.nbytes)
             if self._awaits_room:
                 self._hops.sender.wait_for_room(self._deadline)
             self.trace.send_start_ns.append(time.monotonic_ns())
@@ -246,6 +215,23 @@ class StageLoop:
             if last:
                 break
         self._hops.sender.flush(self._deadline)
+
+    def _timed(
+        self, change: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor, taken_ns: list[int]
+    ) -> torch.Tensor:
+        """What `change` makes of a tensor; how long that took is added to `taken_ns`."""
+        start = time.monotonic_ns()
+        changed = change(tensor)
+        if self._slowdown > 1:
+            time.sleep((self._slowdown - 1) * (time.monotonic_ns() - start) * 1e-9)
+        taken_ns.append(time.monotonic_ns() - start)
+        return changed
+
+    def payload_bytes(self, most: int) -> int:
+        """What a microbatch put on the wire, on average, where the largest that may be would have put `most`."""
+        if not self._carried_bytes:
+            return most
+        return most - self._carried_out.num_bytes + round(sum(self._carried_bytes) / len(self._carried_bytes))
 
     def _next(self, seq: int) -> _Microbatch:
         if not self.is_first:

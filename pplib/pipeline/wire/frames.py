@@ -30,15 +30,17 @@ def tensor_header(spec: TensorSpec, trial: int, seq: int, last: bool) -> bytes:
     )  # fmt: skip
 
 
-def check_tensor_header(data: bytes, spec: TensorSpec, trial: int, seq: int, peer: str) -> bool:
-    """Refuse anything but the one frame that the plan expects next; whether it is the trial's last.
+def check_tensor_header(data: bytes, spec: TensorSpec, trial: int, seq: int, peer: str) -> tuple[bool, int]:
+    """Refuse anything but the one frame that the plan expects next; whether it is the trial's last, and its bytes.
 
     Raises:
         ProtocolError: what was expected and what came.
     """
+    if not spec.exact and 0 < (count := _TENSOR.unpack(data)[8]) <= spec.num_bytes:
+        spec = TensorSpec((count,), spec.dtype)
     for last in (False, True):
         if data == tensor_header(spec, trial, seq, last):
-            return last
+            return last, spec.num_bytes
     magic, version, dtype, layout, ndim, _, got_trial, got_seq, count, *dims = _TENSOR.unpack(data)
     if magic != _TENSOR_MAGIC or version != VERSION or dtype >= len(DTYPES) or layout > 1 or ndim > MAX_DIMENSIONS:
         raise ProtocolError(f"{peer}: sent something that is no tensor frame (starts with {data[:6]!r})")

@@ -215,7 +215,7 @@ class Moments(msgspec.Struct):
     """When each microbatch passed one stage, one entry each, in ns of its worker's own CLOCK_MONOTONIC.
 
     What they mean is told at `StageTimeline`, which has the same in seconds on one clock. `returned_ns`, only on
-    stage 0, is when the output was back there.
+    stage 0, is when the output was back there. `encode_ns` and `decode_ns` are durations, where there are any.
     """
 
     ready_ns: list[int] = msgspec.field(default_factory=list)
@@ -225,6 +225,8 @@ class Moments(msgspec.Struct):
     copy_ns: list[int] = msgspec.field(default_factory=list)
     send_start_ns: list[int] = msgspec.field(default_factory=list)
     returned_ns: list[int] = msgspec.field(default_factory=list)
+    encode_ns: list[int] = msgspec.field(default_factory=list)
+    decode_ns: list[int] = msgspec.field(default_factory=list)
 
 
 class Trace(Message, frozen=True):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 import torch
 
+from pplib.links import Compression, WireKind
 from pplib.model.stages.description import StageDescription
 from pplib.runtimes import Precision
 
@@ -17,11 +18,15 @@ DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16"
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
-    """The exact tensor to expect: shape, dtype, and the order of its bytes on the wire."""
+    """The exact tensor to expect: shape, dtype, and the order of its bytes on the wire.
+
+    Where it is not `exact` it is a row of bytes, and may be shorter.
+    """
 
     shape: tuple[Annotated[int, msgspec.Meta(ge=0, lt=2**32)], ...]
     dtype: str
     layout: Layout = "contiguous"
+    exact: bool = True
 
     @property
     def num_bytes(self) -> int:
@@ -54,8 +59,21 @@ class TensorSpec(msgspec.Struct, frozen=True):
         """The same values in this spec's layout; `tensor` itself where it has it."""
         return tensor.contiguous(memory_format=self.memory_format)
 
+    def as_long_as(self, tensor: torch.Tensor) -> TensorSpec:
+        """The spec of what is there of one that is not exact; itself of all others."""
+        return self if self.exact else TensorSpec(tuple(tensor.shape), self.dtype)
+
     def __str__(self) -> str:
-        return f"{self.dtype} {self.shape} {self.layout}"
+        return f"{self.dtype} {self.shape} {self.layout}" if self.exact else f"at most {self.num_bytes} bytes"
+
+
+class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the activations of a hop cross it: as `kind`, then compressed; `low` and `step` are of int8, per channel."""
+
+    kind: WireKind = "float32"
+    compression: Compression = ""
+    low: tuple[float, ...] = ()
+    step: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
 
 
 class ExportedStage(msgspec.Struct, frozen=True, tag="exported", forbid_unknown_fields=True):
@@ -79,7 +97,7 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     """One partition of one model over `num_stages` devices, the same on every worker.
 
     `tensors[i]` is the input of stage i; the last entry is the model's output. `stages` are what the devices
-    compute, `weights_sha256` the file with their tensors.
+    compute, `weights_sha256` the file with their tensors. `encodings` are of the hops; none where nothing changes.
     """
 
     model: str
@@ -91,6 +109,7 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     tensors: tuple[TensorSpec, ...]
     stages: tuple[StageForm, ...]
+    encodings: tuple[Encoding, ...] = ()
 
     @property
     def num_stages(self) -> int:

@@ -25,7 +25,7 @@ class LastRun:
         busy_s = sum(end - start for start, end in pairs) * 1e-9
         return m.Trace(
             moments=seen,
-            payload_bytes=self._payload_bytes,
+            payload_bytes=self._loop.payload_bytes(self._payload_bytes),
             num_outputs=len(self._loop.outputs),
             usage=self._monitor.usage(busy_s),
             stood_still_s=self._standstill.longest_s,

@@ -18,8 +18,10 @@ from pplib.pipeline.monitor.monitor import Monitor
 from pplib.pipeline.process.memory import end, memory_for, memory_left
 from pplib.pipeline.process.standstill import Standstill
 from pplib.pipeline.stage.builder import BuiltStage, StageBuilder
-from pplib.pipeline.stage.loop import Length, StageLoop
+from pplib.pipeline.stage.length import Length
+from pplib.pipeline.stage.loop import StageLoop
 from pplib.pipeline.wire import messages as m
+from pplib.pipeline.wire.codecs import codec_of
 from pplib.pipeline.wire.connection import Connection, Deadline, Endpoint, endpoint_of
 from pplib.pipeline.wire.frames import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, receive_message, send_message
 from pplib.pipeline.wire.slow_peers import check_wait
@@ -231,6 +233,8 @@ class Worker:
             slots=(request.slots[i], request.slots[(i + 1) % plan.num_stages]),
             inputs=[plan.tensors[0].laid_out(one) for one in self._inputs] if i == 0 else (),
             slowdown=self.settings.slowdown,
+            decoder=codec_of(plan, i - 1),
+            encoder=codec_of(plan, i),
         )
         settings = self.settings
         monitor = Monitor(

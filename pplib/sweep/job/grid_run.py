@@ -38,7 +38,7 @@ from pplib.testbed.workers.fork_server import KERNEL_SERVER
 
 MOST_KERNELS = 4  # at a time: each may hold a model
 # What configurations of one group differ in.
-_INTERLEAVED = ("backend", "link", "in_flight", "max_trial_s", "runtime", "precision", "variant")
+_INTERLEAVED = ("backend", "link", "in_flight", "max_trial_s", "runtime", "precision", "wire", "variant")
 
 
 @dataclasses.dataclass(frozen=True)
