@@ -19,7 +19,9 @@ from pplib.errors import DataError, OutputError, TrialError
 from pplib.model.data import load_images
 from pplib.model.weights.files import save_weights
 from pplib.model.zoo import load_model
+from pplib.pipeline.monitor.host import no_bfloat16
 from pplib.records import read_record, trial_path
+from pplib.runtimes import NAMES, runtime
 from pplib.sweep.claim import claim_folder
 from pplib.sweep.experiment import prepare
 from pplib.sweep.job.command import main
@@ -127,6 +129,22 @@ def test_a_trained_network_has_its_accuracy_at_every_cut_in_the_summary_in_words
     assert f"\n         {words}\n" in capsys.readouterr().out
     report = (tmp_path / "out" / "digits" / "report.html").read_text()
     assert f"digits_net:net: {words}." in report and '<th class="n">accuracy (%)</th>' in report
+
+
+LESS = [(one, precision) for one in NAMES for precision in runtime(one).PRECISIONS if precision != "float32"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("runs", "precision"), LESS)
+def test_in_less_than_float32_a_trained_network_keeps_nearly_its_accuracy(digits, shared_workers, runs, precision):
+    if precision == "bfloat16" and (why := no_bfloat16("cpu")):
+        pytest.skip(why)
+    values = {"runtime": runs, "precision": precision, "partition_points": [2], "min_agreement": 0.95}
+    row = run_missing(prepare(configuration({**digits, **values}), progress=False), progress=False).iloc[0]
+    assert row["status"] == "ok" and row["top1_agreement"] >= 0.95 and row["cosine_similarity"] > 0.99
+    assert row["max_abs_err"] > 1e-3, "it computed in less"
+    assert row["reference_accuracy"] == pytest.approx(own_accuracy())
+    assert row["accuracy"] > row["reference_accuracy"] - 0.03
 
 
 def rounded(experiment, bits):
