@@ -65,7 +65,7 @@ def check_labels(labels: Labels | None, output_shape: tuple[int, ...], dataset: 
     Raises:
         DataError: a label is beyond the outputs.
     """
-    if labels is None or len(output_shape) != 2:
+    if labels is None or len(output_shape) != 2 or output_shape[1] == 1:
         return
     if (last := int(labels.classes.max())) >= output_shape[1]:
         raise DataError(

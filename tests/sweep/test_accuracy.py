@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 
 from pplib.config import Configuration, configuration
-from pplib.errors import DataError, OutputError, TrialError
+from pplib.errors import OutputError, TrialError
 from pplib.model.data import load_images
 from pplib.model.weights.files import save_weights
 from pplib.model.zoo import load_model
@@ -24,6 +24,7 @@ from pplib.records import read_record, trial_path
 from pplib.runtimes import NAMES, runtime
 from pplib.sweep.claim import claim_folder
 from pplib.sweep.experiment import prepare
+from pplib.sweep.job import grid_run
 from pplib.sweep.job.command import main
 from pplib.sweep.results import read_summary
 from pplib.sweep.run import run_missing
@@ -216,7 +217,23 @@ def test_other_labels_of_the_same_images_are_another_content_and_folders_without
         claim_folder(config, experiment.testbed, other.content)
 
 
-def test_labels_beyond_the_models_outputs_are_told_before_anything_is_measured(digits):
+def test_labels_beyond_the_models_outputs_are_told_before_anything_is_measured(
+    digits, tmp_path, shared_workers, capsys
+):
     values = {**digits, "model": "tests.helpers.models:tiny", "weights": "random", "num_classes": 7}
-    with pytest.raises(DataError, match=r"class '9' is number 9, and tests\.helpers\.models:tiny has 7 outputs"):
-        prepare(configuration(values), progress=False)
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(values))
+    assert main([str(tmp_path / "grid.yaml")]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "class '9' is number 9, and tests.helpers.models:tiny has 7 outputs, expected at least 10" in said
+    assert not list((tmp_path / "out").rglob("trials/*"))
+
+
+def test_pictures_beside_class_folders_end_the_command_before_a_worker_starts(digits, tmp_path, monkeypatch, capsys):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "b" / "b.png")
+    values = {**digits, "dataset": f"folder:{tmp_path}", "num_images": 2, "batch_size": 1}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(grid_run, "workers_up", None)
+    assert main([str(tmp_path / "grid.yaml")]) == 1
+    assert "got 1 beside 'b': move these into the sub-folders" in " ".join(capsys.readouterr().err.split())
