@@ -18,7 +18,8 @@ OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 INDIFFERENCE = Configuration().indifference
 """What difference between two points does not matter, as a share, where a reader says nothing else."""
 
-OF_ALL_TRIALS = {"partition_points", "repeats", "max_repeats", "max_minutes", "indifference", "output_dir", "variant"}
+OF_ALL_TRIALS = {"partition_points", "repeats", "max_repeats", "max_minutes", "indifference", "min_agreement"}
+OF_ALL_TRIALS |= {"output_dir", "variant"}
 """Parameters of a configuration that are no column: a row has its own point and repeat, and lies where it lies."""
 
 
@@ -50,6 +51,7 @@ COLUMNS = (
     Column("git_commit", "the version of this code; `+` where it had been changed"),
     Column("weights_sha256", "the content of the weights"),
     Column("images_sha256", "the content of the images, as the first stage gets them"),
+    Column("labels_sha256", "the content of their labels, where they have such"),
     Column("model_sha256", "the content of the model's description"),
     Column("partition_point", "the cut, or the cuts, by number"),
     Column("partition_label", "P and the cut's number"),
@@ -113,6 +115,12 @@ COLUMNS = (
     Column("clock_error_s", "bound on the clocks' error in the latency"),
     Column("max_abs_err", "largest difference of an output from the whole model's", "largest error"),
     Column("outputs_checked", "how many outputs were compared with the whole model's"),
+    Column("cosine_similarity", "of an output and the whole model's, the smallest of all images"),
+    Column("top1_agreement", "share of images of whose class all outputs say what the float32 model says"),
+    Column("accuracy", "share of images whose label is the class that all outputs say; where there are labels"),
+    Column("accuracy_top5", "share whose label is among the first five; of more than five classes", "accuracy, top 5"),
+    Column("reference_accuracy", "accuracy of the float32 model on the same images", "accuracy of the float32 model"),
+    Column("images_compared", "how many different images that is of; max_trial_s may leave some out"),
     Column("activation_bytes", "what crosses the cuts per microbatch: elements times their size", "activation"),
     Column("payload_bytes", "what our framing or rpc's pickle made of it; the mean where that differs", "payload"),
     Column("hop{i}_payload_bytes", "the same, of one hop"),
@@ -171,7 +179,8 @@ _UNITS = (
 )
 
 # Stored as shares, read as percentages.
-_SHARES = ("front_probability", "regret", "worst_regret", "mean_regret", "latency_noise", "throughput_noise")
+_RIGHT = ("top1_agreement", "accuracy", "accuracy_top5", "reference_accuracy")
+_SHARES = (*_RIGHT, "front_probability", "regret", "worst_regret", "mean_regret", "latency_noise", "throughput_noise")
 
 _ENDS = (
     ("_min", "smallest"),
@@ -181,7 +190,7 @@ _ENDS = (
     ("_raw", "median as measured"),
 )
 
-_LARGER_IS_BETTER = ("throughput_img_s", "bound_img_s", "efficiency", "front_probability")
+_LARGER_IS_BETTER = (*_RIGHT, "cosine_similarity", "throughput_img_s", "bound_img_s", "efficiency", "front_probability")
 
 
 @dataclass(frozen=True)

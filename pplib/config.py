@@ -44,6 +44,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `indifference` is the difference between two points that does not matter, as a share of their latency or throughput:
     what it changes is what is said of the trials, not the trials.
 
+    `min_agreement` is the share of images of which a `lossy` trial must say the class that the float32 model says, else
+    it is failed; see docs/measuring.md for why it is a half.
+
     `variant` ends the name of the results' folder; a grid gives it where lists vary what names do not tell.
     """
 
@@ -71,6 +74,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     runtime: str = EAGER
     precision: Precision = "float32"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    min_agreement: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     output_dir: str = "outputs"
     variant: str | None = None
 
@@ -159,7 +163,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def measured(self) -> dict[str, Any]:
         """The parameters that decide what a trial measures; results of unlike ones never mix."""
         skipped = {"name", "output_dir", "variant", "partition_points", "devices"}
-        skipped |= {"repeats", "max_repeats", "max_minutes", "indifference"}
+        skipped |= {"repeats", "max_repeats", "max_minutes", "indifference", "min_agreement"}
         return {key: value for key, value in self.as_dict().items() if key not in skipped}
 
     def as_dict(self) -> dict[str, Any]:

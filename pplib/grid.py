@@ -18,8 +18,8 @@ from pplib.files.yaml_file import read_yaml
 from pplib.runtimes import EAGER, check_precision, joined
 
 MOST_CONFIGURATIONS = 1_000  # of one grid
-FOR_ALL = ("name", "output_dir", "variant", "repeats", "max_repeats", "max_minutes", "indifference")
-"""Parameters that no grid varies: where results go, how often each is measured, and what is said of them."""
+FOR_ALL = ("name", "output_dir", "variant", "repeats", "max_repeats", "max_minutes", "indifference", "min_agreement")
+"""Parameters that no grid varies: where results go, how often each is measured, and how they are judged."""
 _AXES = ("backend", "link", "wire", "in_flight", "optimize", "runtime", "precision")
 IN_NAMES = ("model", "granularity", "num_stages", "batch_size", *_AXES)
 """What a folder's name tells already, see `Configuration.identity`."""

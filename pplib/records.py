@@ -202,7 +202,7 @@ def _ran_on(record: TrialRecord) -> dict[str, Any]:
         "device_threads": each("threads"),
         "device_slowdowns": each("slowdown"),
     }
-    with_what = ("git_commit", "weights_sha256", "images_sha256", "model_sha256")
+    with_what = ("git_commit", "weights_sha256", "images_sha256", "labels_sha256", "model_sha256")
     return {**on_devices, **{key: record.environment.get(key) for key in with_what}}
 
 

@@ -27,6 +27,7 @@ _DISTINGUISHING = (
     ("model_sha256", "model code"),
     ("weights_sha256", "content of the weights"),
     ("images_sha256", "content of the images"),
+    ("labels_sha256", "content of the labels"),
     ("run", "run"),
     ("folder", "folder"),
 )

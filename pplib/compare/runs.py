@@ -12,8 +12,8 @@ from pplib.errors import OutputError
 from pplib.records import read_record
 from pplib.sweep.results import summary_frame, trial_files
 
-SAME = ("weights_sha256", "images_sha256", "model_sha256")
-"""What a network and its images are: runs that differ in these measured different things."""
+SAME = ("weights_sha256", "images_sha256", "labels_sha256", "model_sha256")
+"""What a network, its images and their labels are: runs that differ in these measured different things."""
 
 
 class Run(NamedTuple):

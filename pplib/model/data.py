@@ -35,8 +35,9 @@ def load_images(
 
     Args:
         dataset: `synthetic` (seeded uniform pixels, normalised as ImageNet's, or 0..255 in uint8),
-            `folder:PATH` (the pictures below PATH, by name: JPEG, PNG, WebP, BMP, TIFF, GIF, ...; hidden files
-            and folders are left out), `cifar10` (its test set; never downloaded), or `cifar10:download`.
+            `folder:PATH` (the pictures below PATH: JPEG, PNG, WebP, BMP, TIFF, GIF, ...; hidden files and folders
+            are left out; in the order of `all_pictures`), `cifar10` (its test set; never downloaded), or
+            `cifar10:download`.
         num_images: how many; always the first ones.
         model: its name; decides size, channels and normalisation. A function's own `preprocessing` takes one
             PIL image (mode `L` for one channel, else `RGB`) and returns a tensor of its `input_shape`.
@@ -109,8 +110,9 @@ def _images(dataset: str, count: int, mode: str, cifar10_path: str | None) -> It
     kind, _, rest = dataset.partition(":")
     if kind == "folder" and rest:
         return ((str(path), open_picture(path, mode)) for path in find_pictures(rest, count))
-    if dataset in ("cifar10", "cifar10:download"):
-        return _cifar10(cifar10_path or os.environ.get("CIFAR10_PATH"), count, mode, download=bool(rest))
+    if is_cifar10(dataset):
+        data = open_cifar10(cifar10_path, count, download=bool(rest))
+        return ((f"cifar10[{i}]", as_mode(data[i][0], mode)) for i in range(count))
     raise DataError(f"dataset: {dataset!r} is unknown; {nearest(dataset, KINDS)}")
 
 
@@ -143,9 +145,20 @@ def _preprocessed(
     )
 
 
-def _cifar10(root: str | None, count: int, mode: str, download: bool) -> Iterator[tuple[str, Image.Image]]:
+def is_cifar10(dataset: str) -> bool:
+    """Whether a dataset is CIFAR-10's test set."""
+    return dataset in ("cifar10", "cifar10:download")
+
+
+def open_cifar10(root: str | None, count: int, download: bool) -> Any:
+    """torchvision's CIFAR-10 test set, below `root` (None reads $CIFAR10_PATH), which has at least `count` images.
+
+    Raises:
+        DataError: no folder is named, it is not there or not whole, or holds fewer images.
+    """
     from torchvision.datasets import CIFAR10
 
+    root = root or os.environ.get("CIFAR10_PATH")
     if not root:
         raise DataError("dataset: cifar10: set CIFAR10_PATH (in .env) to the folder that holds cifar-10-batches-py")
     try:
@@ -157,4 +170,4 @@ def _cifar10(root: str | None, count: int, mode: str, download: bool) -> Iterato
         ) from exc
     if len(data) < count:
         raise DataError(f"dataset: cifar10: holds {len(data)} images, num_images is {count}: lower num_images")
-    return ((f"cifar10[{i}]", as_mode(data[i][0], mode)) for i in range(count))
+    return data

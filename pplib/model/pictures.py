@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections import Counter
@@ -30,10 +31,7 @@ def suffixes() -> tuple[str, ...]:
 
 
 def find_pictures(folder: str, count: int) -> list[Path]:
-    """The first `count` pictures below a folder, by name.
-
-    Hidden files and folders (`._x.jpg`, `.ipynb_checkpoints`) and `__MACOSX` are left out; links to folders
-    are followed, each folder once.
+    """The first `count` pictures below a folder, in the order of `all_pictures`.
 
     Raises:
         DataError: no such folder, or it holds fewer (says what else it holds), or one is a link to nowhere.
@@ -42,11 +40,10 @@ def find_pictures(folder: str, count: int) -> list[Path]:
     if not place.is_dir():
         what = "a file, expected a folder" if place.exists() else f"no such folder{looked_in(folder)}"
         raise DataError(f"dataset: folder:{folder}: {what}")
-    known = suffixes()
-    seen = [path for path in _below(place) if path.is_file() or (path.is_symlink() and not path.exists())]
-    files = [path for path in seen if not _is_hidden(path.relative_to(place))]
-    pictures = sorted(path for path in files if path.suffix.lower() in known)
+    pictures = all_pictures(place)
     if len(pictures) < count:
+        known, seen = suffixes(), list(_below(place))
+        files = [path for path in seen if not _is_hidden(path.relative_to(place))]
         others = Counter(path.suffix.lower() or "without a suffix" for path in files)
         told = [f"{number} {suffix}" for suffix, number in others.most_common() if suffix not in known]
         told += [f"{len(seen) - len(files)} hidden"] if len(seen) > len(files) else []
@@ -61,12 +58,35 @@ def find_pictures(folder: str, count: int) -> list[Path]:
     return pictures[:count]
 
 
+def all_pictures(place: Path) -> list[Path]:
+    """All pictures below a folder, by name; where all lie in sub-folders, in turns from these, as these are named.
+
+    So the first of them are of all classes alike where sub-folders are classes. Hidden files and folders (`._x.jpg`,
+    `.ipynb_checkpoints`) and `__MACOSX` are left out; links to folders are followed, each folder once.
+    """
+    known, turns = suffixes(), dict[str, list[Path]]()
+    visible = [path for path in _below(place) if not _is_hidden(path.relative_to(place))]
+    pictures = sorted(path for path in visible if path.suffix.lower() in known)
+    if any(path.parent == place for path in pictures):
+        return pictures
+    for path in pictures:
+        turns.setdefault(path.relative_to(place).parts[0], []).append(path)
+    return [path for turn in itertools.zip_longest(*turns.values()) for path in turn if path is not None]
+
+
+def class_folders(place: Path) -> tuple[str, ...]:
+    """The names of the sub-folders of a folder, in order; hidden ones are left out."""
+    return tuple(sorted(path.name for path in place.iterdir() if path.is_dir() and not _is_hidden(Path(path.name))))
+
+
 def _below(place: Path) -> Iterator[Path]:
+    """Every file below a folder, and links to nowhere."""
     known: set[str] = set()
     for folder, folders, files in os.walk(place, followlinks=True):
         known.add(os.path.realpath(folder))
         folders[:] = [name for name in sorted(folders) if os.path.realpath(Path(folder, name)) not in known]
-        yield from (Path(folder, name) for name in files)
+        paths = (Path(folder, name) for name in files)
+        yield from (path for path in paths if path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def open_picture(path: Path, mode: str = "RGB") -> Image.Image:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import msgspec
@@ -13,12 +15,13 @@ import torch
 from torch import nn
 
 from pplib import limits
+from pplib.analysis.trials.fidelity import Fidelity, check_agreement, compare
 from pplib.config import Configuration
 from pplib.devices import Testbed, load_testbed
 from pplib.environment import load_environment
-from pplib.errors import TrialError
 from pplib.links import LinkProfile
 from pplib.model.data import load_images
+from pplib.model.labels import Labels, check_labels, load_labels
 from pplib.model.partition import PartitionedModel
 from pplib.model.profile import profile_model
 from pplib.model.stages.description import describe
@@ -37,9 +40,10 @@ class Experiment:
     """One configuration, ready to be measured.
 
     `batches` are preprocessed input microbatches (B, C, H, W); `weights_taken` which entry of the file of weights
-    they are. What `proven` adds: `references`, the whole model's output for each of the batches, computed here,
-    unoptimised; `model_s`, how long that took per microbatch; `stages`, what the devices are to compute: by runtime
-    and points, for all configurations that share the model.
+    they are; `labels` which class each image is of, where the dataset tells. What `proven` adds: `references`, the
+    whole model's output for each of the batches, computed here, unoptimised; `model_s`, how long that took per
+    microbatch; `stages`, what the devices are to compute: by runtime and points, for all configurations that share the
+    model.
     """
 
     config: Configuration
@@ -53,14 +57,16 @@ class Experiment:
     maker: StageMaker
     auto: AutoChoice | None = None
     weights_taken: str = ""
+    labels: Labels | None = None
     references: list[torch.Tensor] = field(default_factory=list)
     model_s: float = 0.0
     stages: dict[object, tuple[StageForm, ...]] = field(default_factory=dict)
 
     @property
     def content(self) -> dict[str, str]:
-        """Hashes of what decides a trial: the weights, the images, and the model as it is described."""
-        return {"weights": self.weights.sha256, "images": self._images_sha256, "model": self._model_sha256}
+        """Hashes of what decides a trial: weights, images, labels where there are such, the model as described."""
+        labels = {} if self.labels is None else {"labels": hashlib.sha256(self.labels.classes.tobytes()).hexdigest()}
+        return {"weights": self.weights.sha256, "images": self._images_sha256, "model": self._model_sha256, **labels}
 
     @functools.cached_property
     def _images_sha256(self) -> str:
@@ -117,32 +123,22 @@ class Experiment:
         """The names of the modules before the cuts."""
         return " | ".join(self.partitioned.points[p].name for p in points)
 
-    def check_outputs(self, outputs: list[torch.Tensor]) -> float:
+    def check_outputs(self, outputs: Sequence[torch.Tensor]) -> Fidelity:
         """Compare a trial's outputs, warm-up first, with the whole model's.
 
-        Returns:
-            The largest absolute difference over all of them.
-
         Raises:
-            TrialError: the pipeline did not compute what the model computes.
+            TrialError: the pipeline did not compute what the model computes; where it is lossy, it agrees with the
+                model on fewer images than `min_agreement`.
         """
-        worst = 0.0
-        for seq, output in enumerate(outputs):
-            reference = self.references[seq % len(self.references)]
-            if output.shape != reference.shape:
-                raise TrialError(
-                    f"microbatch {seq}: the pipeline's output has shape {tuple(output.shape)}, the model's "
-                    f"{tuple(reference.shape)}: this cut does not compute what the model computes"
-                )
-            error = float((output.double() - reference.double()).abs().max())
-            allowed = float("inf") if self.config.lossy else allowed_error(reference, self.partitioned.tolerance)
-            if not error <= allowed:
-                raise TrialError(
-                    f"microbatch {seq}: the pipeline's output differs from the model's by {error:.3g}, expected "
-                    f"at most {allowed:.3g}: this cut does not compute what the model computes"
-                )
-            worst = max(worst, error)
-        return worst
+        lossy, tolerance = self.config.lossy, self.partitioned.tolerance
+        pairs = (
+            (output.double().numpy(), one.double().numpy(), None if lossy else allowed_error(one, tolerance))
+            for output, one in zip(outputs, itertools.cycle(self.references), strict=False)
+        )
+        found = compare(pairs, len(self.references), self.config.batch_size, self.labels and self.labels.classes)
+        if lossy:
+            check_agreement(found, self.config.min_agreement)
+        return found
 
     def trial_timeout_s(self, plan: PipelinePlan) -> float:
         """A limit no healthy trial comes near: 20 times what one core of this machine would need, and 5 times
@@ -185,9 +181,11 @@ def prepare(config: Configuration, progress: bool = True, prove: bool = True) ->
         load_environment().cifar10_path,
         input_dtype(config.model, model),
     )
+    labels = load_labels(config.dataset, config.num_images, load_environment().cifar10_path)
     batches = list(torch.split(images, config.batch_size))
     tell(State(doing=f"tracing {config.model}"))
     partitioned = PartitionedModel(model, batches[0], config.granularity)
+    check_labels(labels, partitioned.points[-1].activation_shape, config.dataset, config.model)
     auto: AutoChoice | None = None
     if config.partition_points == "auto":
         auto = choose(
@@ -210,6 +208,7 @@ def prepare(config: Configuration, progress: bool = True, prove: bool = True) ->
         maker=StageMaker(partitioned, batches, weights, config.model),
         auto=auto,
         weights_taken=loaded.taken,
+        labels=labels,
     )
     return proven(experiment, tell) if prove else experiment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from pplib import limits
 from pplib.analysis.trials.plausible import check_plausible
@@ -111,14 +112,13 @@ def _metrics(experiment: Experiment, plan: PipelinePlan, stages: Sequence[Prepar
     """
     config, profile, total = experiment.config, experiment.link, len(run.returned_s)
     measured = slice(WARMUP_MICROBATCHES, total - config.cooldown)
-    max_abs_err = experiment.check_outputs(run.outputs)
+    found = experiment.check_outputs(run.outputs)
     check_plausible(run.timelines, measured, run.payload_bytes, profile)
     return_hops = experiment.testbed.return_hops(config.num_stages)
     hops = range(config.num_stages - 1)
     return {
         **measure(run.timelines, run.returned_s, measured, config.batch_size, profile, return_hops),
-        "max_abs_err": max_abs_err,
-        "outputs_checked": float(len(run.outputs)),
+        **asdict(found),
         "activation_bytes": float(sum(plan.tensors[i + 1].num_bytes for i in hops)),
         "payload_bytes": float(sum(run.payload_bytes)),
         **{f"hop{i}_payload_bytes": float(run.payload_bytes[i]) for i in hops},

@@ -28,6 +28,7 @@ from pplib.view.tables import configuration_columns, overall_table, points_table
 from pplib.view.words.correction import correction_lines
 from pplib.view.words.differences import device_lines, difference_lines, percent
 from pplib.view.words.disturbed import disturbed_words
+from pplib.view.words.fidelity import fidelity_lines
 from pplib.view.words.ties import tie_lines
 
 _ONE_LINK = (
@@ -49,7 +50,8 @@ def points_section(points: pd.DataFrame) -> Section:
     lacking = points.loc[points["interval_note"].notna(), "interval_note"].value_counts()
     words = "; ".join(f"{note} ({number} of {len(points)} points)" for note, number in lacking.items())
     missing = f"\n\nNo interval: {words}." if words else ""
-    return Section("All points", _POINTS + missing, table=points_table(points))
+    text = "\n\n".join([_POINTS + missing, *fidelity_lines(points)])
+    return Section("All points", text, table=points_table(points))
 
 
 def unsteady_section(summary: pd.DataFrame, worst: int = 12) -> Section:

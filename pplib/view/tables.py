@@ -16,7 +16,8 @@ from pplib.view.table_html import cell, with_range
 _SHOWN = (
     "partition_label partition_name on_front latency_s latency_s_min latency_s_max latency_s_low latency_s_high "
     "latency_s_raw throughput_img_s throughput_img_s_min throughput_img_s_max throughput_img_s_low "
-    "throughput_img_s_high throughput_img_s_raw bound_img_s efficiency bottleneck activation_bytes repeats_ok"
+    "throughput_img_s_high throughput_img_s_raw bound_img_s efficiency bottleneck activation_bytes accuracy "
+    "accuracy_top5 repeats_ok"
 ).split()
 _NAMED = ("model", "link", "backend", "in_flight")
 _LINK_PARTS = (

@@ -139,6 +139,10 @@ def test_the_command_compares_folders_and_tells_what_they_ran_on(write, tmp_path
 
 def test_runs_that_measured_unlike_things_are_refused_with_what_differs(write, tmp_path, capsys):  # noqa: F811
     one = write(name="one")
+    ours, theirs = (write(name=c, environment={"labels_sha256": c * 64}) for c in "ab")
+    assert main([str(one.results), str(ours.results)]) == 0, "what one does not say separates nothing"
+    assert main([str(ours.results), str(theirs.results)]) == 1
+    assert "not comparable: labels_sha256 of mobilenet_v2 is aaaaaaaaaaaa in one" in capsys.readouterr().err
     assert main([str(one.results)]) == 1
     assert "expected two or more folders" in capsys.readouterr().err
     assert main([str(one.results), str(tmp_path / "none")]) == 1

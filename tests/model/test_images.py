@@ -18,6 +18,7 @@ from torchvision.datasets import CIFAR10
 
 from pplib.errors import DataError, ModelError
 from pplib.model.data import check_images, load_images
+from pplib.model.labels import load_labels
 from pplib.model.pictures import open_picture, suffixes
 from pplib.model.zoo import preprocessing
 
@@ -87,6 +88,13 @@ def test_cifar10_is_read_from_its_own_layout(tmp_path, monkeypatch, cifar10, by)
     assert torch.equal(images[1], preprocessing("mobilenet_v2")(Image.fromarray(cifar10[1])))
     with pytest.raises(DataError, match="holds 6 images, num_images is 7"):
         load_images("cifar10", 7, "mobilenet_v2", cifar10_path=str(tmp_path))
+
+
+def test_cifar10_has_labels_of_its_own(tmp_path, cifar10):
+    found = load_labels("cifar10", 4, str(tmp_path))
+    assert found.classes.tolist() == [0, 1, 2, 3] and found.names[:2] == ("class 0", "class 1")
+    with pytest.raises(DataError, match="holds 6 images, num_images is 7"):
+        load_labels("cifar10", 7, str(tmp_path))
 
 
 def test_cifar10_is_never_downloaded_unasked(tmp_path, monkeypatch):

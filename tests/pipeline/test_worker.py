@@ -55,7 +55,7 @@ def test_rpc_joins_workers_at_loopback_addresses_that_no_interface_names():
     experiment = prepare(configuration(TINY))
     with coordinator(devices, ("rpc",)) as pipeline:
         _, result = run(pipeline, experiment, (2,), "rpc")
-        assert experiment.check_outputs(result.outputs) < 1e-4
+        assert experiment.check_outputs(result.outputs).max_abs_err < 1e-4
 
 
 def exactly(count):
@@ -76,7 +76,7 @@ def test_every_cut_of_a_model_computes_the_model_over_real_workers(two_workers, 
     for points in experiment.points:
         _, result = run(two_workers, experiment, points, backend)
         assert len(result.outputs) == 5
-        assert experiment.check_outputs(result.outputs) < 1e-4
+        assert experiment.check_outputs(result.outputs).max_abs_err < 1e-4
         activation = experiment.plan(points).tensors[1].num_bytes
         assert activation < result.payload_bytes[0] < activation + 2000
 
@@ -98,7 +98,7 @@ def test_three_stages_compute_the_model_on_both_backends():
         for backend in ("socket", "rpc"):
             for points in experiment.points:
                 _, result = run(pipeline, experiment, points, backend)
-                assert experiment.check_outputs(result.outputs) < 1e-4
+                assert experiment.check_outputs(result.outputs).max_abs_err < 1e-4
                 assert len(result.timelines) == 3
 
 
@@ -181,7 +181,7 @@ def test_after_a_run_that_was_given_up_the_next_one_is_right(backend, monkeypatc
         pipeline.open(backend)
         pipeline.prepare(plan)
         result = pipeline.run(plan, exactly(2), 60)
-        assert experiment.check_outputs(result.outputs) < 1e-4
+        assert experiment.check_outputs(result.outputs).max_abs_err < 1e-4
 
 
 def test_a_worker_of_another_version_is_refused_with_both_versions():

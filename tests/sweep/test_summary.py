@@ -116,6 +116,11 @@ def test_what_a_trial_ran_on_is_in_columns(write, tmp_path):
         ({}, {"host": {"torch": "2.10"}}, {"torch 2.9.1 + 2.9.1", "torch 2.10 + 2.10"}),
         ({}, {"host": {"slowdown": 3.0}}, {"slowdown 1 + 1", "slowdown 3 + 3"}),
         ({}, {"environment": {"weights_sha256": "bb" * 32}}, {f"content of the weights {c * 8}" for c in "ab"}),
+        (
+            {"environment": {"labels_sha256": "aa" * 32}},
+            {"environment": {"labels_sha256": "bb" * 32}},
+            {f"content of the labels {c * 8}" for c in "ab"},
+        ),
         ({}, {}, {"run one", "run two"}),
     ],
 )

@@ -17,10 +17,12 @@ from pplib.analysis.stability import unstable_trials
 from pplib.analysis.statistics import fronts, point_table
 from pplib.errors import FrameError
 from pplib.sweep import report
+from pplib.sweep.job.closing import closing_lines
 from pplib.view import charts, section
 from pplib.view.display import png_bytes
 from pplib.view.findings import links_section, moving_section, points_section, regret_sections, unsteady_section
 from pplib.view.section import Section, show
+from pplib.view.table_html import table_html
 from pplib.view.tables import front_table, points_table, requested_and_measured, trials_table
 from pplib.view.words.correction import correction_lines
 
@@ -65,6 +67,24 @@ def test_points_show_their_range_and_an_interval_and_say_why_where_there_is_none
     assert "No interval: one repeat of every point: how far another would be from it is not known (" in found.text
     with pytest.raises(FrameError, match="no column 'interval_note'"):
         points_section(point_table(summary))
+
+
+def test_accuracy_stands_in_every_table_of_points_and_in_words_beside_the_float32_models(summary):
+    told = {"labels_sha256": "ab", "reference_accuracy": 0.974, "images_compared": 500.0}
+    labelled = summary.assign(**told, accuracy=summary["partition_point"].map(lambda point: 0.972 - point / 1000))
+    found = points_section(points_of(labelled))
+    least = 100 * labelled["accuracy"].min()
+    words = f"accuracy {least:.3g} to 97.2 % (float32 model 97.4 %), 500 images"
+    assert found.text.endswith(f"\n\nmobilenet_v2: {words}.")
+    assert '<th class="n">accuracy (%)</th>' in table_html(found.table) and ">97.2</td>" in table_html(found.table)
+    assert "accuracy" in front_table(points_of(labelled)).columns
+    assert f"         {words}" in closing_lines(labelled)
+    none = summary.assign(labels_sha256="ab", accuracy=np.nan)
+    assert points_section(points_of(none)).text.endswith(
+        "no accuracy, though the images have labels: the output is not one row of scores of classes per image."
+    )
+    unlabelled = points_section(points_of(summary))
+    assert "accuracy" not in unlabelled.text and "accuracy" not in unlabelled.table.columns
 
 
 def test_repeats_have_intervals_in_every_table_and_nothing_to_excuse(make_summary):

@@ -21,6 +21,8 @@ from pplib.grid import load_grid
         ({"num_images": 10}, r"^num_images: expected a multiple of batch_size=8 .*got 10: try 16 or 24$"),
         ({"num_images": 8}, r"^num_images: .*at least 2 microbatches"),
         ({"num_stages": 1}, r"^num_stages: expected `int` >= 2, got 1$"),
+        ({"min_agreement": 1.01}, r"^min_agreement: expected `float` <= 1.0, got 1.01$"),
+        ({"min_agreement": "most"}, r"^min_agreement: expected `float`, got 'most'$"),
         ({"optimize": 1}, r"^optimize: expected `bool`, got 1$"),
         ({"link": "wifi"}, r"^link: 'wifi' is not in .*links\.yaml; nearest: wifi-poor, wifi-good"),
         ({"in_flight": [1, 2]}, r"^in_flight: expected one value, got the list \[1, 2\]: lists make a grid"),
@@ -131,6 +133,7 @@ def test_files_of_the_same_name_have_folders_of_their_own_that_stay(tmp_path):
     [
         ("backend: []\n", "backend: expected at least one value, got an empty list"),
         ("name: [a, b]\n", "name: expected one value for the whole grid"),
+        ("min_agreement: [0.5, 0.9]\n", "min_agreement: expected one value for the whole grid"),
         ("repeats: [1, 2]\n", "repeats: expected one value for the whole grid"),
         ("backend: [socket, rpc, socket]\n", "backend: 'socket' stands twice in the list: keep one"),
         ("partition_points: [2, 7, 2]\n", "partition_points: 2 stands twice in the list"),
@@ -166,6 +169,6 @@ def test_relative_paths_count_from_the_checkout_when_a_notebook_runs_in_its_fold
 
 
 def test_parameters_that_do_not_change_what_is_measured_do_not_separate_results():
-    one = Configuration(name="a", repeats=3, partition_points=[1])
+    one = Configuration(name="a", repeats=3, partition_points=[1], min_agreement=0.9)
     other = Configuration(name="b", repeats=5)
     assert one.measured() == other.measured() != Configuration(seed=1).measured()

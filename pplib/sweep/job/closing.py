@@ -14,6 +14,7 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.links import UNSHAPED
 from pplib.view.words.disturbed import disturbed_words
+from pplib.view.words.fidelity import fidelity_words
 from pplib.view.words.ties import tie_lines
 
 NAMED = ("model", "backend", "link", "in_flight")  # always told
@@ -42,6 +43,7 @@ def closing_lines(summary: pd.DataFrame, indifference: float = INDIFFERENCE) -> 
         front = in_order(group[group["on_front"]], OBJECTIVES)
         where = ", ".join(front["partition_label"]) if len(front) else "no trial succeeded"
         lines += [f"front:   {', '.join([title, *more])}: {where}", *(_best(front) if len(front) else ())]
+        lines += [f"         {words}"] if (words := fidelity_words(group)) else []
         rest = group[~group["partition_label"].isin(front["partition_label"])].to_dict("records")
         mine = {point_name(row) for row in group.to_dict("records")}
         here = alike[[point_name(row) in mine for row in alike.to_dict("records")]]

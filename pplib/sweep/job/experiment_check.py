@@ -10,6 +10,7 @@ from torch import nn
 from pplib.config import Configuration
 from pplib.environment import load_environment
 from pplib.model.data import check_images, synthetic_images
+from pplib.model.labels import load_labels
 from pplib.model.partition import PartitionedModel
 from pplib.model.stages.proof import reference_of
 from pplib.model.zoo import build_model, build_skeleton, input_dtype, input_shape, load_model
@@ -58,7 +59,8 @@ def check_inputs(configurations: Iterable[Configuration]) -> None:
 
     Raises:
         WeightsError: weights are not there, are no checkpoint, or do not fit.
-        DataError: the images are not there or too few, or the preprocessing does not make what the model takes.
+        DataError: the images are not there or too few, or the preprocessing does not make what the model takes,
+            or their folders are no classes.
     """
     loaded: set[object] = set()
     seen: set[object] = set()
@@ -73,5 +75,7 @@ def check_inputs(configurations: Iterable[Configuration]) -> None:
             pictures = config.dataset != "synthetic"
             model = build_model(name, config.num_classes, config.seed) if own and pictures else None
             dtype = input_dtype(name, model)
-            check_images(config.dataset, config.num_images, name, load_environment().cifar10_path, dtype)
+            place = load_environment().cifar10_path
+            check_images(config.dataset, config.num_images, name, place, dtype)
+            load_labels(config.dataset, config.num_images, place)
         seen.add(images)
