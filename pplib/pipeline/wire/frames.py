@@ -10,7 +10,7 @@ from pplib.pipeline.wire.plan import DTYPES, TensorSpec
 
 VERSION = 2
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024  # answers; they hold the model's outputs
-MAX_REQUEST_BYTES = 1024 * 1024
+MAX_REQUEST_BYTES = 8 * 1024 * 1024  # they hold the graphs of all stages
 MAX_DIMENSIONS = 6
 _TENSOR = struct.Struct("<4sHBBBB2xIIQ6I")  # magic, version, dtype, layout, ndim, last, trial, seq, bytes, dims
 _MESSAGE = struct.Struct("<4sHxxI")
