@@ -124,7 +124,8 @@ def _remembered(summary: HashedTrials, columns: tuple[str, ...], resamples: int,
     trials = summary.trials
     levels = remembered_levels(summary, resamples, seed)
     parts = _parts(trials, levels)
-    found = repeats_by_configuration(trials.assign(**parts), [*columns, *parts])
+    more = pd.DataFrame(parts, index=trials.index)  # at once: one by one they fragment a frame of many columns
+    found = repeats_by_configuration(pd.concat([trials, more], axis=1), [*columns, *parts])
     return [_estimated(points, columns, levels, resamples, seed) for points in found]
 
 
