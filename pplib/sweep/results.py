@@ -118,9 +118,9 @@ def read_summary(path: Path) -> pd.DataFrame:
 def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFrame:
     """The events of one trial: what each stage and hop did with each microbatch, and when.
 
-    Columns: microbatch, stage_index, lane ("stage 0", "hop 0"), event ("queue", "compute",
+    Columns: microbatch, stage_index, lane ("stage 0", "hop 0"), event ("decode", "queue", "compute", "encode",
     "transfer"), start_s, end_s (since the first admission), device. Queueing shows on the lane of
-    the stage or hop that is waited for. Of a trial that failed, all microbatches that passed every
+    the stage or hop that is waited for; of a wait before and after encoding all is shown after it. Of a trial that failed, all microbatches that passed every
     stage whose worker still answered.
     """
     from pplib.analysis.trials.timeline import Parts
@@ -135,14 +135,18 @@ def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFr
     for stage in stages:
         i = stage.stage_index
         for seq in shown:
+            decoded = stage.received_s[seq] + (stage.decode_s[seq] if stage.decode_s else 0.0)
+            encoded = stage.compute_end_s[seq] + (stage.encode_s[seq] if stage.encode_s else 0.0)
             spans = [
-                (f"stage {i}", "queue", stage.received_s[seq], stage.compute_start_s[seq]),
+                *([(f"stage {i}", "decode", stage.received_s[seq], decoded)] if stage.decode_s else []),
+                (f"stage {i}", "queue", decoded, stage.compute_start_s[seq]),
                 (f"stage {i}", "compute", stage.compute_start_s[seq], stage.compute_end_s[seq]),
             ]
             if i < len(parts.transfer):
                 start = float(parts.transfer_start[i][seq])
                 spans += [
-                    (f"hop {i}", "queue", stage.compute_end_s[seq], start),
+                    *([(f"hop {i}", "encode", stage.compute_end_s[seq], encoded)] if stage.encode_s else []),
+                    (f"hop {i}", "queue", encoded, start),
                     (f"hop {i}", "transfer", start, stages[i + 1].received_s[seq]),
                 ]
             rows += [

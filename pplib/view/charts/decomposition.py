@@ -10,9 +10,11 @@ import pandas as pd
 from pplib.errors import FrameError
 from pplib.view.layout.series import Panel, label_axis, labels_in_order, palette, panels, with_series
 
-_PART = re.compile(r"(stage|hop)(\d+)_(compute|transfer|queue)_s")
+_PART = re.compile(r"(stage|hop)(\d+)_(compute|encode|queue|transfer|decode)_s")
+_ORDER = ("compute", "encode", "queue", "transfer", "decode")
 _COMPUTE = ("#9ecae1", "#3182bd", "#08519c", "#6baed6", "#2171b5", "#08306b")
 _TRANSFER = ("#fd8d3c", "#d94801", "#fdae6b", "#a63603")
+_CODE = ("#a1d99b", "#31a354", "#c7e9c0", "#006d2c")
 _QUEUE = ("#d9d9d9", "#bdbdbd", "#969696", "#737373")
 
 
@@ -27,7 +29,10 @@ def latency_parts(columns: list[str]) -> dict[str, str]:
         match = _PART.fullmatch(name)
         if match:
             lane, index, kind = match.groups()
-            found.append((int(index), lane == "hop", kind != "queue", name, f"{lane} {index} {kind}"))
+            early = lane == "stage" and kind == "queue"  # a stage's wait is before its work, a hop's is in between
+            found.append(
+                (int(index), lane == "hop", -1 if early else _ORDER.index(kind), name, f"{lane} {index} {kind}")
+            )
     return {name: words for *_, name, words in sorted(found)}
 
 
@@ -49,8 +54,9 @@ def decomposition_chart(trials: pd.DataFrame, width: int = 440, height: int = 24
         raise FrameError(
             "the trials: nothing to draw: expected measured columns such as stage0_compute_s and hop0_transfer_s"
         )
-    # A queue that never made anything wait would only lengthen the legend.
-    parts = {name: words for name, words in parts.items() if "queue" not in name or trials[name].max() > 0}
+    # A queue that never made anything wait would only lengthen the legend; likewise what is not encoded.
+    always = ("compute_s", "transfer_s")
+    parts = {name: words for name, words in parts.items() if name.endswith(always) or trials[name].max() > 0}
     frame = with_series(trials)
     names, _ = palette(frame)
     blocks = [_block(one, names, parts, width, height) for one in panels(frame)]
@@ -104,7 +110,7 @@ def _block(panel: Panel, names: list[str], parts: dict[str, str], width: int, he
 
 def _tones(words: list[str]) -> list[str]:
     """Blue computes, orange transfers, grey waits; a tone per stage or hop."""
-    kinds = {"compute": _COMPUTE, "transfer": _TRANSFER, "queue": _QUEUE}
+    kinds = {"compute": _COMPUTE, "transfer": _TRANSFER, "queue": _QUEUE, "encode": _CODE, "decode": _CODE[1:]}
     seen = dict.fromkeys(kinds, 0)
     tones = []
     for text in words:

@@ -9,7 +9,7 @@ from pplib.analysis.required_columns import require_columns
 from pplib.errors import FrameError
 
 COLUMNS = ["microbatch", "stage_index", "lane", "event", "start_s", "end_s"]
-EVENTS = {"compute": "#3182bd", "transfer": "#fd8d3c", "queue": "#bdbdbd"}
+EVENTS = {"compute": "#3182bd", "encode": "#31a354", "transfer": "#fd8d3c", "decode": "#a1d99b", "queue": "#bdbdbd"}
 _LANE, _BUSY, _WAITING = 44, 26, 8
 
 
@@ -51,11 +51,12 @@ def gantt_chart(timeline: pd.DataFrame, first: int | None = 12, width: int = 860
     data["duration"] = data["end"] - data["start"]
     end = float(data["end"].max())
     lanes = _lanes(chosen)
+    events = {event: colour for event, colour in EVENTS.items() if (data["event"] == event).any()}
     base = alt.Chart(data).encode(
         y=alt.Y("lane:N", sort=lanes, title=None, axis=alt.Axis(labelFontSize=12, grid=True, tickBand="extent")),
         color=alt.Color(
             "event:N",
-            scale=alt.Scale(domain=list(EVENTS), range=list(EVENTS.values())),
+            scale=alt.Scale(domain=list(events), range=list(events.values())),
             legend=alt.Legend(title=None, orient="bottom"),
         ),
         tooltip=[
