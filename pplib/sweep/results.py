@@ -119,9 +119,9 @@ def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFr
     """The events of one trial: what each stage and hop did with each microbatch, and when.
 
     Columns: microbatch, stage_index, lane ("stage 0", "hop 0"), event ("decode", "queue", "compute", "encode",
-    "transfer"), start_s, end_s (since the first admission), device. Queueing shows on the lane of
-    the stage or hop that is waited for; of a wait before and after encoding all is shown after it. Of a trial that failed, all microbatches that passed every
-    stage whose worker still answered.
+    "transfer"), start_s, end_s (since the first admission), device. Queueing shows on the lane of the stage or hop
+    that is waited for; of a wait before and after encoding all is shown after it. Of a trial that failed, all
+    microbatches that passed every stage whose worker still answered.
     """
     from pplib.analysis.trials.timeline import Parts
 
