@@ -29,7 +29,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # lines alone reach the devices.
 ROOMS = {
     "": (set(), []),
-    "model": ({""}, ["tracing", "stages", "weights", ""]),
+    "model": ({""}, ["tracing", "stages", "weights", "", "exported"]),
     "pipeline": ({"", "model"}, ["process", "monitor", "wire", "hops", "stage", "worker", "coordinator"]),
     "analysis": ({""}, ["", "trials", "estimated", "predicted"]),
     "testbed": (

@@ -95,8 +95,8 @@ def summary_frame(folder: Path) -> pd.DataFrame:
         rows.append({**summary_row(record), "run": run, "folder": place.name})
     frame = pd.DataFrame(rows)
     frame.insert(0, "setup", setups(frame, [key for key in CONFIGURATION_KEYS if key != "setup"]))
-    for i, log_s in enumerate(drift_of(frame).log_s.T):
-        frame[f"stage{i}_speed"] = np.exp(-log_s)
+    speeds = {f"stage{i}_speed": np.exp(-log_s) for i, log_s in enumerate(drift_of(frame).log_s.T)}
+    frame = pd.concat([frame, pd.DataFrame(speeds, index=frame.index)], axis=1)
     keys = ["model", "backend", "link", "in_flight", "batch_size", "setup", "repeat", "order"]
     return frame.drop(columns=["run", "folder"]).sort_values(keys, kind="stable", ignore_index=True)
 

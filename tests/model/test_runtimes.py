@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pplib.errors import ConfigError, ModelError, WorkerError
-from pplib.model.onnx_stages import OnnxModel, export
+from pplib.model.exported.onnx_model import OnnxModel, export
 from pplib.model.partition import PartitionedModel
 from pplib.model.stages.proof import Reference
 from pplib.model.weights.files import save_weights

@@ -72,7 +72,9 @@ def test_what_goes_wrong_while_leaving_does_not_take_the_place_of_the_cause():
     worker, told = Worker(WorkerSettings(name="w", token=b"t" * 32)), []
     try:
         worker._stage = SimpleNamespace(
-            plan=SimpleNamespace(digest="d", num_stages=2, in_flight=1, tensors=(SPEC,) * 3), stage_index=0, runner=None
+            plan=SimpleNamespace(digest="d", num_stages=2, in_flight=1, tensors=(SPEC,) * 3, encodings=()),
+            stage_index=0,
+            runner=None,
         )
         worker._inputs = [SPEC.allocate()]
 

@@ -13,8 +13,8 @@ from torch import fx, nn
 
 from pplib.cache import weights_dir
 from pplib.links import wire_parts
-from pplib.model.onnx_int8 import quantised
-from pplib.model.onnx_stages import OnnxModel, export
+from pplib.model.exported.int8 import quantised
+from pplib.model.exported.onnx_model import OnnxModel, export
 from pplib.model.partition import PartitionedModel
 from pplib.model.ranges import Range, ranges
 from pplib.model.stages.description import StageDescription, describe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -144,6 +145,8 @@ def use_ieee_precision() -> None:
     What was set for one kind of operation, by whatever ran in this process before, outdoes what is set for all.
     """
     every: Any = torch.backends  # its type stubs do not know the precision
+    with contextlib.suppress(RuntimeError):  # set already by what follows
+        every.cudnn.allow_tf32 = False  # the older word for it: torch.export asks for that, too, and both must agree
     every.fp32_precision = "ieee"
     for library in (every.cudnn, every.mkldnn):
         library.fp32_precision = library.conv.fp32_precision = library.rnn.fp32_precision = "ieee"

@@ -23,7 +23,7 @@ def quantised(model: onnx.ModelProto, batches: Sequence[torch.Tensor], name: str
     arithmetic of. The value at a cut stays float32: how it travels is said by `wire`.
 
     Args:
-        model: see `onnx_stages.export`.
+        model: see `onnx_model.export`.
         batches: input microbatches (B, C, H, W), whose values decide the ranges: their smallest and largest.
         name: of the model, in messages.
 
