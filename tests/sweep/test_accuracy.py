@@ -16,6 +16,7 @@ from torch import nn
 
 from pplib.config import Configuration, configuration
 from pplib.errors import OutputError, TrialError
+from pplib.links import WIRES, wire_parts
 from pplib.model.data import load_images
 from pplib.model.weights.files import save_weights
 from pplib.model.zoo import load_model
@@ -132,18 +133,24 @@ def test_a_trained_network_has_its_accuracy_at_every_cut_in_the_summary_in_words
     assert f"digits_net:net: {words}." in report and '<th class="n">accuracy (%)</th>' in report
 
 
-LESS = [(one, precision) for one in NAMES for precision in runtime(one).PRECISIONS if precision != "float32"]
+LESS = [
+    *[(one, kind, "float32") for one in NAMES for kind in runtime(one).PRECISIONS if kind != "float32"],
+    *[("eager", "float32", wire) for wire in WIRES if wire_parts(wire)[0] != "float32"],
+    ("onnxruntime", "int8", "int8+zstd"),
+]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("runs", "precision"), LESS)
-def test_in_less_than_float32_a_trained_network_keeps_nearly_its_accuracy(digits, shared_workers, runs, precision):
+@pytest.mark.parametrize(("runs", "precision", "wire"), LESS)
+def test_in_less_than_float32_a_trained_network_keeps_nearly_its_accuracy(
+    digits, shared_workers, runs, precision, wire
+):
     if precision == "bfloat16" and (why := no_bfloat16("cpu")):
         pytest.skip(why)
-    values = {"runtime": runs, "precision": precision, "partition_points": [2], "min_agreement": 0.95}
+    values = {"runtime": runs, "precision": precision, "wire": wire, "partition_points": [2], "min_agreement": 0.95}
     row = run_missing(prepare(configuration({**digits, **values}), progress=False), progress=False).iloc[0]
     assert row["status"] == "ok" and row["top1_agreement"] >= 0.95 and row["cosine_similarity"] > 0.99
-    assert row["max_abs_err"] > 1e-3, "it computed in less"
+    assert row["max_abs_err"] > 1e-4, "less was computed, or sent"
     assert row["reference_accuracy"] == pytest.approx(own_accuracy())
     assert row["accuracy"] > row["reference_accuracy"] - 0.03
 
