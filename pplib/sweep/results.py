@@ -112,7 +112,8 @@ def read_summary(path: Path) -> pd.DataFrame:
     """Read a `summary.csv` back with the dtypes it was written from."""
     frame = read_csv(path, keep_default_na=True, dtype={"error": "str", "setup": "str", "num_classes": "Int64"})
     older = {key: _DEFAULTS[key] for key in CONFIGURATION_KEYS if key in _DEFAULTS and key not in frame.columns}
-    return frame.assign(setup=frame["setup"].fillna("") if "setup" in frame.columns else "", **older)
+    frame = frame.assign(setup=frame["setup"].fillna("") if "setup" in frame.columns else "", **older)
+    return frame.copy()  # in few blocks: as it is read, each column is one, and pandas warns of more to come
 
 
 def timeline_frame(record: TrialRecord, measured_only: bool = True) -> pd.DataFrame:
