@@ -41,7 +41,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     they are on the front once more, until it is, up to `max_repeats`, or until `max_minutes` have passed.
 
     `indifference` is the difference between two points that does not matter, as a share of their latency or throughput:
-    what it changes is what is said of the trials, not the trials.
+    what it changes is what is said of the trials, not the trials. So do `objectives`, columns or column -> min or max,
+    and `limits`, column -> value in its stored unit: see `pplib.objectives`.
 
     `variant` ends the name of the results' folder; a grid gives it where lists vary what names do not tell.
     """
@@ -64,6 +65,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_repeats: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 10
     max_minutes: Annotated[float, msgspec.Meta(gt=0)] | None = None
     indifference: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.02
+    objectives: list[str] | dict[str, str] = msgspec.field(default_factory=lambda: ["latency_s", "throughput_img_s"])
+    limits: dict[str, float] = {}
     devices: str = "params/devices/local.yaml"
     optimize: bool = True
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -141,7 +144,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def measured(self) -> dict[str, Any]:
         """The parameters that decide what a trial measures; results of unlike ones never mix."""
         skipped = {"name", "output_dir", "variant", "partition_points", "devices"}
-        skipped |= {"repeats", "max_repeats", "max_minutes", "indifference"}
+        skipped |= {"repeats", "max_repeats", "max_minutes", "indifference", "objectives", "limits"}
         return {key: value for key, value in self.as_dict().items() if key not in skipped}
 
     def as_dict(self) -> dict[str, Any]:
@@ -165,7 +168,7 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
     pplib.errors.ConfigError: batch_size: expected `int`, got 'four'
     """
     for key, value in values.items():
-        if isinstance(value, list) and key in PARAMETERS and key != "partition_points":
+        if isinstance(value, list) and key in PARAMETERS and key not in ("partition_points", "objectives"):
             raise ConfigError(
                 f"{where}{key}: expected one value, got the list {shown(value)}: lists make a grid, and a grid "
                 "is run by `paretopipe sweep GRID.yaml`"
@@ -193,6 +196,9 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
         find_link(config.link, input_path(LINKS_FILE))
     except ConfigError as exc:
         raise ConfigError(f"{where}{exc}") from exc
+    from pplib.objectives import aims  # here: it knows the columns, which know the parameters
+
+    aims(config.objectives, config.limits, config.indifference, where)
     check_name(f"{where}name", config.name)
     check_name(f"{where}model", config.folder_model[:LONGEST_NAME])
     if config.partition_points == []:

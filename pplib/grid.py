@@ -17,7 +17,7 @@ from pplib.errors import ConfigError
 from pplib.files.yaml_file import read_yaml
 
 MOST_CONFIGURATIONS = 1_000  # of one grid
-FOR_ALL = ("name", "output_dir", "variant", "repeats", "max_repeats", "max_minutes", "indifference")
+FOR_ALL = ("name", "output_dir", "variant", "repeats", "max_repeats", "max_minutes", "indifference", "objectives", "limits")
 """Parameters that no grid varies: where results go, how often each is measured, and what is said of them."""
 IN_NAMES = ("model", "granularity", "num_stages", "batch_size", "backend", "link", "in_flight", "optimize")
 """What a folder's name tells already, see `Configuration.identity`."""
@@ -56,10 +56,10 @@ def load_grid(path: Path) -> Grid:
             "minutes; shorten the lists, or make several grids"
         )
     for key, value in values.items():
-        choices = value if _is_varied(key, value) else [value]
+        choices: list[object] = value if _is_varied(key, value) else [value]  # type: ignore[assignment]
         if not choices:
             raise ConfigError(f"{where}{key}: expected at least one value, got an empty list")
-        if any(isinstance(choice, list) for choice in choices) and key != "partition_points":
+        if any(isinstance(choice, list) for choice in choices) and key not in ("partition_points", "objectives"):
             raise ConfigError(f"{where}{key}: expected a list of values, got a list in a list: {shown(value)}")
         check_once(f"{where}{key}", choices)
         if len(choices) > 1 and key in FOR_ALL:
@@ -82,7 +82,7 @@ def load_grid(path: Path) -> Grid:
 
 def _is_varied(key: str, value: object) -> bool:
     """Whether a list makes configurations; the points of one are a list themselves, but names of rules are not."""
-    if not isinstance(value, list):
+    if not isinstance(value, list) or key == "objectives":
         return False
     return key != "partition_points" or (bool(value) and all(isinstance(one, str) for one in value))
 
