@@ -21,7 +21,7 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import OBJECTIVES, quantity
 from pplib.view.charts.attainment import attainment_chart
 from pplib.view.charts.backends import backend_chart
-from pplib.view.charts.front_by_link import fronts_by_link_chart
+from pplib.view.charts.front_by import fronts_by_link_chart
 from pplib.view.charts.regret import regret_chart
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, overall_table, points_table, requested_and_measured

@@ -6,8 +6,8 @@ from pplib.view.charts.attainment import attainment_chart
 from pplib.view.charts.backends import backend_chart
 from pplib.view.charts.decomposition import decomposition_chart
 from pplib.view.charts.front import front_chart, front_per_configuration_chart
-from pplib.view.charts.front_by_link import fronts_by_link_chart
-from pplib.view.charts.front_by_run import fronts_by_run_chart
+from pplib.view.charts.front_by import fronts_by_link_chart
+from pplib.view.charts.front_by import fronts_by_run_chart
 from pplib.view.charts.gantt import gantt_chart
 from pplib.view.charts.profile import profile_chart
 from pplib.view.charts.regret import regret_chart
