@@ -120,7 +120,9 @@ COLUMNS = (
     Column("stage{i}_build_s", "to build the stage and load its weights, before the clock starts"),
     Column("stage{i}_cpu_fraction", "processor time of its worker over the trial's time; 1 is one core"),
     Column("stage{i}_resident_peak_bytes", "the largest resident memory of its worker that was seen"),
-    Column("peak_memory_bytes", "the largest of these over the stages: what the fullest device has to hold", "peak memory"),
+    Column(
+        "peak_memory_bytes", "the largest of these over the stages: what the fullest device has to hold", "peak memory"
+    ),
     Column("stage{i}_received_bytes", "what its interface received, whoever sent it"),
     Column("stage{i}_sent_bytes", "what its interface sent, whoever to"),
     Column("stage{i}_temperature_c", "the warmest that its device was"),

@@ -17,7 +17,17 @@ from pplib.errors import ConfigError
 from pplib.files.yaml_file import read_yaml
 
 MOST_CONFIGURATIONS = 1_000  # of one grid
-FOR_ALL = ("name", "output_dir", "variant", "repeats", "max_repeats", "max_minutes", "indifference", "objectives", "limits")
+FOR_ALL = (
+    "name",
+    "output_dir",
+    "variant",
+    "repeats",
+    "max_repeats",
+    "max_minutes",
+    "indifference",
+    "objectives",
+    "limits",
+)
 """Parameters that no grid varies: where results go, how often each is measured, and what is said of them."""
 IN_NAMES = ("model", "granularity", "num_stages", "batch_size", "backend", "link", "in_flight", "optimize")
 """What a folder's name tells already, see `Configuration.identity`."""

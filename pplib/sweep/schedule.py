@@ -12,8 +12,8 @@ import pandas as pd
 
 from pplib.analysis.estimated.uncertainty import CERTAINTY, front_probability
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
-from pplib.objectives import aims
 from pplib.config import Configuration
+from pplib.objectives import of_configuration
 from pplib.records import read_record, trial_path, write_atomic
 from pplib.sweep.results import is_done, summary_frame
 
@@ -112,7 +112,7 @@ def next_round(
     frame = pd.concat(frames, ignore_index=True)
     names = frame.drop_duplicates(CONFIGURATION_KEYS).set_index(CONFIGURATION_KEYS)["identity"]
     first = group[0][0]
-    wanted, _ = aims(first.objectives, first.limits, first.indifference).known(frame)
+    wanted, _ = of_configuration(first).known(frame)
     sure = front_probability(frame, wanted.objectives, indifference=first.indifference)
     sure = sure[(sure["front_probability"] >= 1 - CERTAINTY) & (sure["front_probability"] < CERTAINTY)]
     undecided = {
@@ -149,7 +149,11 @@ def is_decided(config: Configuration) -> bool:
 
 
 def _limits(config: Configuration) -> str:
-    limits: dict[str, object] = {"max_repeats": config.max_repeats, "max_minutes": config.max_minutes, "indifference": config.indifference}
+    limits: dict[str, object] = {
+        "max_repeats": config.max_repeats,
+        "max_minutes": config.max_minutes,
+        "indifference": config.indifference,
+    }
     if config.objectives != Configuration().objectives:
         limits["objectives"] = config.objectives
     return json.dumps(limits) + "\n"

@@ -41,7 +41,9 @@ def point_estimates(
     found: dict[str, dict[str, object]] = {}
     more = [name for name in dict.fromkeys(columns) if name not in RANGED]
     named = [*RANGED, *more]
-    for one in (one for names in (RANGED, *([name] for name in more)) for one in estimates(summary, names, resamples, seed)):
+    for one in (
+        one for names in (RANGED, *([name] for name in more)) for one in estimates(summary, names, resamples, seed)
+    ):
         with np.errstate(invalid="ignore"):
             low, high = np.quantile(one.draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
         for i, point in enumerate(one.points):

@@ -11,6 +11,7 @@ from pplib.analysis.estimated.uncertainty import with_fronts
 from pplib.analysis.required_columns import numeric_column
 from pplib.columns import Quantity, quantity
 from pplib.errors import FrameError
+from pplib.view.charts.front import front_chart
 from pplib.view.layout.labels import axis_over
 from pplib.view.layout.series import palette, panels, with_series
 
@@ -56,6 +57,20 @@ def several_objectives_chart(
     return blocks[0] if len(blocks) == 1 else alt.vconcat(*blocks)
 
 
+def objectives_chart(
+    points: pd.DataFrame, objectives: Mapping[str, str], probability: pd.DataFrame
+) -> alt.TopLevelMixin | None:
+    """The picture of a front of any number of objectives: `front_chart` for two, none for one, whose front is a point.
+
+    See `several_objectives_chart` for the arguments and errors.
+    """
+    if len(objectives) < 2:
+        return None
+    if len(objectives) == 2:
+        return front_chart(points, objectives, probability=probability)
+    return several_objectives_chart(points, objectives, probability)
+
+
 def _block(
     rows: pd.DataFrame,
     title: str,
@@ -96,8 +111,10 @@ def _block(
                 )
                 for kind, k, axis in zip((alt.X, alt.Y), (i, j), axes, strict=True)
             )
-            marks = alt.Chart(data).mark_point(filled=True, size=55).encode(
-                x=x, y=y, color=colour, opacity=strong, tooltip=tooltip
+            marks = (
+                alt.Chart(data)
+                .mark_point(filled=True, size=55)
+                .encode(x=x, y=y, color=colour, opacity=strong, tooltip=tooltip)
             )
             row.append(marks.add_params(brush).properties(width=size[0], height=size[1]))
         pairs.append(alt.hconcat(*row))

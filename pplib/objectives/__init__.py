@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from pplib.columns import COLUMNS, INDIFFERENCE, OBJECTIVES, column, direction, quantity
+from pplib.config import Configuration
 from pplib.errors import ConfigError, nearest
 
 ALIASES = {
@@ -104,12 +105,19 @@ def aims(
     return Aims(ways, bounds, indifference)
 
 
+def of_configuration(config: Configuration) -> Aims:
+    """What a configuration says is wanted of a cut."""
+    return aims(config.objectives, config.limits, config.indifference)
+
+
 def _figure(given: str, where: str) -> str:
     """The column that is meant."""
     name = given if column(given) is not None else ALIASES.get(given, given)
     found = column(name)
     if found is None:
-        raise ConfigError(f"{where}: no column of summary.csv is called {given!r}; {nearest(given, [*_FIGURES, *ALIASES])}")
+        raise ConfigError(
+            f"{where}: no column of summary.csv is called {given!r}; {nearest(given, [*_FIGURES, *ALIASES])}"
+        )
     if found.name not in _FIGURES:
         raise ConfigError(f"{where}: {name} is no figure that a cut could be better at ({quantity(name).name})")
     return name
@@ -117,7 +125,9 @@ def _figure(given: str, where: str) -> str:
 
 def _appears(name: str, summary: pd.DataFrame) -> str:
     """What would make a column appear."""
-    own = [str(one) for one in summary.columns if str(one).endswith("_energy_per_image_j") and summary[one].notna().any()]
+    own = [
+        str(one) for one in summary.columns if str(one).endswith("_energy_per_image_j") and summary[one].notna().any()
+    ]
     if name == "energy_per_image_j" and own:
         return f"not every device has a meter, or they see unlike things; there is {', '.join(own)}"
     return next(words for part, words in _APPEARS.items() if part in name)
