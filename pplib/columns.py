@@ -18,8 +18,8 @@ OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 INDIFFERENCE = Configuration().indifference
 """What difference between two points does not matter, as a share, where a reader says nothing else."""
 
-OF_ALL_TRIALS = {"partition_points", "repeats", "max_repeats", "max_minutes", "indifference", "min_agreement"}
-OF_ALL_TRIALS |= {"output_dir", "variant"}
+OF_ALL_TRIALS = {"partition_points", "repeats", "max_repeats", "max_minutes", "indifference", "objectives", "limits"}
+OF_ALL_TRIALS |= {"min_agreement", "output_dir", "variant"}
 """Parameters of a configuration that are no column: a row has its own point and repeat, and lies where it lies."""
 
 
@@ -129,6 +129,9 @@ COLUMNS = (
     Column("stage{i}_build_s", "to build the stage and load its weights, before the clock starts"),
     Column("stage{i}_cpu_fraction", "processor time of its worker over the trial's time; 1 is one core"),
     Column("stage{i}_resident_peak_bytes", "the largest resident memory of its worker that was seen"),
+    Column(
+        "peak_memory_bytes", "the largest of these over the stages: what the fullest device has to hold", "peak memory"
+    ),
     Column("stage{i}_received_bytes", "what its interface received, whoever sent it"),
     Column("stage{i}_sent_bytes", "what its interface sent, whoever to"),
     Column("stage{i}_temperature_c", "the warmest that its device was"),
@@ -190,7 +193,8 @@ _ENDS = (
     ("_raw", "median as measured"),
 )
 
-_LARGER_IS_BETTER = (*_RIGHT, "cosine_similarity", "throughput_img_s", "bound_img_s", "efficiency", "front_probability")
+_LARGER_IS_BETTER = ("throughput_img_s", "bound_img_s", "efficiency", "front_probability", "stage{i}_speed")
+_MORE_IS_RIGHT = re.compile(r"accuracy|agreement|similarity|compression_ratio")
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,8 @@ def direction(name: str) -> str:
     >>> direction("latency_s"), direction("throughput_img_s")
     ('min', 'max')
     """
-    return "max" if name.removeprefix("predicted_") in _LARGER_IS_BETTER else "min"
+    base = re.sub(r"^(stage|hop)\d+_", r"\1{i}_", name.removeprefix("predicted_"))
+    return "max" if base in _LARGER_IS_BETTER or _MORE_IS_RIGHT.search(base) else "min"
 
 
 def _words(name: str, suffix: str = "") -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from pplib import ROOT
-from pplib.decode import decode, plain, shown
+from pplib.decode import check_once, decode, plain, shown
 from pplib.errors import ConfigError
 from pplib.files.expanded import expanded
 from pplib.files.names import LONGEST_NAME, check_name, check_path
@@ -42,7 +42,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     they are on the front once more, until it is, up to `max_repeats`, or until `max_minutes` have passed.
 
     `indifference` is the difference between two points that does not matter, as a share of their latency or throughput:
-    what it changes is what is said of the trials, not the trials.
+    what it changes is what is said of the trials, not the trials. So do `objectives`, columns or column -> min or max,
+    and `limits`, column -> value in its stored unit: see `pplib.objectives`.
 
     `min_agreement` is the share of images of which a `lossy` trial must say the class that the float32 model says, else
     it is failed; see docs/measuring.md for why it is a half.
@@ -69,6 +70,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_repeats: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 10
     max_minutes: Annotated[float, msgspec.Meta(gt=0)] | None = None
     indifference: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.02
+    objectives: list[str] | dict[str, str] = msgspec.field(default_factory=lambda: ["latency_s", "throughput_img_s"])
+    limits: dict[str, float] = {}
     devices: str = "params/devices/local.yaml"
     optimize: bool = True
     runtime: str = EAGER
@@ -163,7 +166,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def measured(self) -> dict[str, Any]:
         """The parameters that decide what a trial measures; results of unlike ones never mix."""
         skipped = {"name", "output_dir", "variant", "partition_points", "devices"}
-        skipped |= {"repeats", "max_repeats", "max_minutes", "indifference", "min_agreement"}
+        skipped |= {"repeats", "max_repeats", "max_minutes", "indifference", "objectives", "limits", "min_agreement"}
         return {key: value for key, value in self.as_dict().items() if key not in skipped}
 
     def as_dict(self) -> dict[str, Any]:
@@ -173,8 +176,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 PARAMETERS = Configuration.__struct_fields__
-LISTS = ("partition_points", "runtime")
-"""Parameters that one configuration may give as a list: its points, and the runtimes of its stages."""
+LISTS = ("partition_points", "runtime", "objectives")
+"""Parameters that one configuration may give as a list: points, runtimes of its stages, and objectives."""
 
 
 def configuration(values: Mapping[str, object], where: str = "") -> Configuration:
@@ -222,6 +225,9 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
         find_link(config.link, input_path(LINKS_FILE))
     except ConfigError as exc:
         raise ConfigError(f"{where}{exc}") from exc
+    from pplib.objectives import aims  # here: it knows the columns, which know the parameters
+
+    aims(config.objectives, config.limits, config.indifference, where)
     check_name(f"{where}name", config.name)
     check_name(f"{where}model", config.folder_model[:LONGEST_NAME])
     if config.partition_points == []:
@@ -241,20 +247,6 @@ def with_folder(config: Configuration, where: str) -> Configuration:
         check_name(f"{where}variant", config.variant)
     check_name(f"{where}the folder that model, link and variant name", config.identity)
     return config
-
-
-def check_once(what: str, values: Sequence[object]) -> None:
-    """Make sure that nothing stands twice in a list.
-
-    Raises:
-        ConfigError: something does.
-    """
-    seen: set[str] = set()
-    for value in values:
-        same = repr(float(value)) if isinstance(value, int | float) else repr(value)  # 1, 1.0 and true
-        if same in seen:
-            raise ConfigError(f"{what}: {shown(value)} stands twice in the list: keep one of them")
-        seen.add(same)
 
 
 def project_path(path: str | Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -171,3 +171,17 @@ def _literals(kind: Any, path: str) -> list[str]:
     names = [str(value) for one in kinds if isinstance(one, msgspec.inspect.LiteralType) for value in one.values]
     others = [one for one in kinds if isinstance(one, msgspec.inspect.ListType)]
     return names + (["a list of integers"] if names and others else [])
+
+
+def check_once(what: str, values: Sequence[object]) -> None:
+    """Make sure that nothing stands twice in a list.
+
+    Raises:
+        ConfigError: something does.
+    """
+    seen: set[str] = set()
+    for value in values:
+        same = repr(float(value)) if isinstance(value, int | float) else repr(value)  # 1, 1.0 and true
+        if same in seen:
+            raise ConfigError(f"{what}: {shown(value)} stands twice in the list: keep one of them")
+        seen.add(same)

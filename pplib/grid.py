@@ -11,14 +11,15 @@ from typing import Literal
 
 import msgspec
 
-from pplib.config import LISTS, Configuration, check_once, configuration, with_folder
-from pplib.decode import decode, shown
+from pplib.config import LISTS, Configuration, configuration, with_folder
+from pplib.decode import check_once, decode, shown
 from pplib.errors import ConfigError
 from pplib.files.yaml_file import read_yaml
 from pplib.runtimes import EAGER, check_precision, joined
 
 MOST_CONFIGURATIONS = 1_000  # of one grid
-FOR_ALL = ("name", "output_dir", "variant", "repeats", "max_repeats", "max_minutes", "indifference", "min_agreement")
+_JUDGED = ("indifference", "objectives", "limits", "min_agreement")
+FOR_ALL = ("name", "output_dir", "variant", "repeats", "max_repeats", "max_minutes", *_JUDGED)
 """Parameters that no grid varies: where results go, how often each is measured, and how they are judged."""
 _AXES = ("backend", "link", "wire", "in_flight", "optimize", "runtime", "precision")
 IN_NAMES = ("model", "granularity", "num_stages", "batch_size", *_AXES)
@@ -58,7 +59,7 @@ def load_grid(path: Path) -> Grid:
             "minutes; shorten the lists, or make several grids"
         )
     for key, value in values.items():
-        choices = value if _is_varied(key, value) else [value]
+        choices: list[object] = value if _is_varied(key, value) else [value]  # type: ignore[assignment]
         if not choices:
             raise ConfigError(f"{where}{key}: expected at least one value, got an empty list")
         if any(isinstance(choice, list) for choice in choices) and key not in LISTS:
@@ -105,7 +106,7 @@ def _possible(expanded: list[dict[str, object]], where: str) -> list[dict[str, o
 
 def _is_varied(key: str, value: object) -> bool:
     """Whether a list makes configurations; the points of one are a list themselves, but names of rules are not."""
-    if not isinstance(value, list):
+    if not isinstance(value, list) or key == "objectives":
         return False
     return key != "partition_points" or (bool(value) and all(isinstance(one, str) for one in value))
 

@@ -15,7 +15,7 @@ from pplib.analysis.repeats import POINT_KEYS, Numbers, point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.compare.runs import Run
-from pplib.view.charts.front_by_run import fronts_by_run_chart
+from pplib.view.charts.front_by import fronts_by_run_chart
 from pplib.view.section import Section
 from pplib.view.table_html import cell
 from pplib.view.tables import configuration_columns

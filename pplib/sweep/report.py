@@ -10,13 +10,14 @@ import pandas as pd
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import front_probability, with_fronts
 from pplib.analysis.statistics import CONFIGURATION_KEYS, representative_trials
-from pplib.columns import INDIFFERENCE, OBJECTIVES
+from pplib.columns import quantity
+from pplib.objectives import Aims
 from pplib.records import read_record
 from pplib.sweep.results import trial_files
 from pplib.view.charts import (
     decomposition_chart,
-    front_chart,
     front_per_configuration_chart,
+    objectives_chart,
 )
 from pplib.view.device_speeds import speeds_section
 from pplib.view.findings import (
@@ -30,10 +31,12 @@ from pplib.view.findings import (
     steadiness_section,
     unsteady_section,
 )
+from pplib.view.kept_limits import limits_section
 from pplib.view.report import write_report
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, front_table
 from pplib.view.words.differences import percent
+from pplib.view.words.limits import energy_words
 
 _ALWAYS = ("pairs", "unsteady", "ran_on")  # say something also where they have nothing to show
 
@@ -62,9 +65,7 @@ def write_results_report(
     return path
 
 
-def results_sections(
-    folder: Path, summary: pd.DataFrame, indifference: float = INDIFFERENCE
-) -> dict[str, list[Section]]:
+def results_sections(folder: Path, summary: pd.DataFrame, aims: Aims | None = None) -> dict[str, list[Section]]:
     """Everything that is told of a folder of results, by topic, in order: the report and `analyze.ipynb` show it.
 
     A section that has nothing to show says why; the report leaves it out.
@@ -72,30 +73,35 @@ def results_sections(
     Args:
         folder: the results folder.
         summary: its trials, one row each.
-        indifference: what difference between two points does not matter, as a share.
+        aims: what is wanted of a cut; latency and throughput without limits if not given.
     """
-    probability = front_probability(summary, OBJECTIVES, indifference=indifference)
-    points = with_fronts(point_estimates(summary), probability)
-    front = front_chart(points, OBJECTIVES, probability=probability)
+    aims, lacking = (aims or Aims()).known(summary)
+    indifference, objectives = aims.indifference, aims.objectives
+    probability = front_probability(summary, objectives, indifference=indifference)
+    points = with_fronts(point_estimates(summary, columns=aims.directions), probability)
+    words = _FRONT.format(percent(indifference), _names(objectives))
+    told = [words, *lacking, energy_words(summary, aims.directions)]
+    front = objectives_chart(points, objectives, probability)
     parts = decomposition_chart(representative_trials(summary))
     return {
         "front": [
             Section(
                 "The front",
-                _FRONT.format(percent(indifference)),
+                "\n\n".join(filter(None, told)),
                 front,
-                front_table(points, OBJECTIVES, probability),
+                front_table(points, objectives, probability),
                 "front",
             )
         ],
-        "overall": [overall_section(summary, points, indifference)],
-        "fronts": [_apart(points, probability)],
-        "moving": [moving_section(points, OBJECTIVES)],
-        "certainty": [certainty_section(summary, probability, OBJECTIVES, indifference)],
-        "regret": regret_sections(points, summary, OBJECTIVES),
+        "limits": [limits_section(summary, aims)],
+        "overall": [overall_section(summary, points, aims)],
+        "fronts": [_apart(points, probability, objectives)],
+        "moving": [moving_section(points, objectives)],
+        "certainty": [certainty_section(summary, probability, objectives, indifference)],
+        "regret": regret_sections(points, summary, objectives),
         "pairs": [pairs_section(summary, points, indifference)],
         "decomposition": [Section("Where the time goes", _DECOMPOSITION, parts, name="decomposition")],
-        "points": [points_section(points)],
+        "points": [points_section(points, aims.directions)],
         "steadiness": [steadiness_section(summary)],
         "speeds": [speeds_section(summary)],
         "unsteady": [unsteady_section(summary)],
@@ -105,12 +111,20 @@ def results_sections(
     }
 
 
-def _apart(points: pd.DataFrame, probability: pd.DataFrame) -> Section:
+def _apart(points: pd.DataFrame, probability: pd.DataFrame, objectives: Mapping[str, str]) -> Section:
     title = "Front by front"
     if len(points.drop_duplicates(CONFIGURATION_KEYS)) < 2:
         return Section(title, "These results hold one configuration: its front is above.")
-    chart = front_per_configuration_chart(points, OBJECTIVES, probability=probability)
+    if len(objectives) != 2:
+        return Section(title, "Fronts are drawn one by one for two objectives; those of others are in the tables.")
+    chart = front_per_configuration_chart(points, objectives, probability=probability)
     return Section(title, "The same points, one panel per configuration.", chart, name="fronts")
+
+
+def _names(objectives: Mapping[str, str]) -> str:
+    """Of what a front is, in words: "both latency and throughput"."""
+    names = [quantity(name).name for name in objectives]
+    return f"both {names[0]} and {names[1]}" if len(names) == 2 else ", ".join(names)
 
 
 def _failed(summary: pd.DataFrame) -> Section:
@@ -139,7 +153,7 @@ def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
 
 
 _FRONT = (
-    "A cut is on the front if no other cut of its configuration is at least as good on both latency and throughput and "
+    "A cut is on the front if no other cut of its configuration is at least as good on {1} and "
     "better on one, and none is more than {0} better on one and within {0} on the other. Latency runs from the moment "
     "the first device takes a microbatch up until the last device has its output; throughput is the steady rate of "
     "images at the last device. Points are estimates at the usual speed of the devices, which all trials tell "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,9 @@ def summary_frame(folder: Path) -> pd.DataFrame:
     frame.insert(0, "setup", setups(frame, [key for key in CONFIGURATION_KEYS if key != "setup"]))
     speeds = {f"stage{i}_speed": np.exp(-log_s) for i, log_s in enumerate(drift_of(frame).log_s.T)}
     frame = pd.concat([frame, pd.DataFrame(speeds, index=frame.index)], axis=1)
+    held = [name for name in frame.columns if re.fullmatch(r"stage\d+_resident_peak_bytes", str(name))]
+    if held:
+        frame["peak_memory_bytes"] = frame[held].max(axis=1, skipna=False)
     keys = ["model", "backend", "link", "in_flight", "batch_size", "setup", "repeat", "order"]
     return frame.drop(columns=["run", "folder"]).sort_values(keys, kind="stable", ignore_index=True)
 

@@ -12,8 +12,8 @@ import pandas as pd
 
 from pplib.analysis.estimated.uncertainty import CERTAINTY, front_probability
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
-from pplib.columns import OBJECTIVES
 from pplib.config import Configuration
+from pplib.objectives import of_configuration
 from pplib.records import read_record, trial_path, write_atomic
 from pplib.sweep.results import is_done, summary_frame
 
@@ -111,7 +111,9 @@ def next_round(
     frames = [summary_frame(config.folder).assign(setup="", identity=config.identity) for config, _ in group]
     frame = pd.concat(frames, ignore_index=True)
     names = frame.drop_duplicates(CONFIGURATION_KEYS).set_index(CONFIGURATION_KEYS)["identity"]
-    sure = front_probability(frame, OBJECTIVES, indifference=group[0][0].indifference)
+    first = group[0][0]
+    wanted, _ = of_configuration(first).known(frame)
+    sure = front_probability(frame, wanted.objectives, indifference=first.indifference)
     sure = sure[(sure["front_probability"] >= 1 - CERTAINTY) & (sure["front_probability"] < CERTAINTY)]
     undecided = {
         (str(names[tuple(row[key] for key in CONFIGURATION_KEYS)]), partition_key(row["partition_point"]))
@@ -147,7 +149,13 @@ def is_decided(config: Configuration) -> bool:
 
 
 def _limits(config: Configuration) -> str:
-    limits = {"max_repeats": config.max_repeats, "max_minutes": config.max_minutes, "indifference": config.indifference}
+    limits: dict[str, object] = {
+        "max_repeats": config.max_repeats,
+        "max_minutes": config.max_minutes,
+        "indifference": config.indifference,
+    }
+    if config.objectives != Configuration().objectives:
+        limits["objectives"] = config.objectives
     return json.dumps(limits) + "\n"
 
 

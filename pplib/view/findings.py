@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -19,9 +19,10 @@ from pplib.analysis.robust import OF_THE_WORST, on_several_links, regret_table
 from pplib.analysis.stability import noise, unstable_trials, worst_trials
 from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import OBJECTIVES, quantity
+from pplib.objectives import Aims
 from pplib.view.charts.attainment import attainment_chart
 from pplib.view.charts.backends import backend_chart
-from pplib.view.charts.front_by_link import fronts_by_link_chart
+from pplib.view.charts.front_by import fronts_by_link_chart
 from pplib.view.charts.regret import regret_chart
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, overall_table, points_table, requested_and_measured
@@ -37,11 +38,12 @@ _ONE_LINK = (
 )
 
 
-def points_section(points: pd.DataFrame) -> Section:
+def points_section(points: pd.DataFrame, more: Iterable[str] = ()) -> Section:
     """Every point's median, range and confidence interval.
 
     Args:
         points: see `point_estimates` and `fronts`.
+        more: columns to show beside the usual ones.
 
     Raises:
         FrameError: there are no intervals in `points`.
@@ -51,7 +53,7 @@ def points_section(points: pd.DataFrame) -> Section:
     words = "; ".join(f"{note} ({number} of {len(points)} points)" for note, number in lacking.items())
     missing = f"\n\nNo interval: {words}." if words else ""
     text = "\n\n".join([_POINTS + missing, *fidelity_lines(points)])
-    return Section("All points", text, table=points_table(points))
+    return Section("All points", text, table=points_table(points, more))
 
 
 def unsteady_section(summary: pd.DataFrame, worst: int = 12) -> Section:
@@ -122,7 +124,7 @@ def certainty_section(
     Args:
         summary: one row per trial, the columns of `summary.csv`.
         probability: see `front_probability`.
-        objectives: two columns -> "min" or "max".
+        objectives: columns -> "min" or "max"; the surfaces are drawn of two.
         indifference: what difference does not matter, as a share.
     """
     title = "How sure is the front?"
@@ -136,7 +138,7 @@ def certainty_section(
     return Section(
         title,
         "\n\n".join([_CERTAINTY.format(percent(indifference)), *_equal_cuts(tied, indifference)]),
-        attainment_chart(attainment(summary, objectives), objectives),
+        attainment_chart(attainment(summary, objectives), objectives) if len(objectives) == 2 else None,
         table,
         "attainment",
     )
@@ -154,19 +156,19 @@ def _equal_cuts(tied: pd.DataFrame, indifference: float) -> list[str]:
     return lines
 
 
-def overall_section(summary: pd.DataFrame, points: pd.DataFrame, indifference: float) -> Section:
+def overall_section(summary: pd.DataFrame, points: pd.DataFrame, aims: Aims) -> Section:
     """One front over all configurations that do the same job; without a table where there is one configuration.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
         points: one row per configuration and point, see `point_estimates`.
-        indifference: what difference does not matter, as a share.
+        aims: what is wanted of a cut.
     """
     title = "One front over all configurations"
     if len(points.drop_duplicates(CONFIGURATION_KEYS)) < 2:
         return Section(title, "These results hold one configuration: its front is above.")
-    probability = front_probability(summary, OBJECTIVES, indifference=indifference, within=GIVEN_KEYS)
-    return Section(title, _OVERALL, table=overall_table(points, probability))
+    probability = front_probability(summary, aims.objectives, indifference=aims.indifference, within=GIVEN_KEYS)
+    return Section(title, _OVERALL, table=overall_table(points, probability, aims.objectives))
 
 
 def steadiness_section(summary: pd.DataFrame) -> Section:
@@ -196,6 +198,8 @@ def moving_section(points: pd.DataFrame, objectives: Mapping[str, str]) -> Secti
     title = "How the front moves with the link"
     if on_several_links(points).empty:
         return Section(title, _ONE_LINK)
+    if len(objectives) != 2:
+        return Section(title, "That is drawn for two objectives; the tables have the fronts of others for each link.")
     return Section(title, _MOVING, fronts_by_link_chart(points, objectives), name="fronts-by-link")
 
 
@@ -218,13 +222,16 @@ def regret_sections(points: pd.DataFrame, summary: pd.DataFrame, objectives: Map
         return [Section(title, _ONE_LINK)]
     found = []
     for name, direction in objectives.items():
+        words = f"{title}: {quantity(name).name}"
+        if (several[name] <= 0).any():
+            found.append(Section(words, "Regret is a ratio: there is none to a best of 0."))
+            continue
         draws = point_draws(summary, name)
         table = regret_table(several, {name: direction}, draws)
         regrets = [str(column) for column in table.columns if str(column).startswith("regret_on_")]
         columns = [*configuration_columns(table), "partition_label", *regrets, *OF_THE_WORST]
         chart = regret_chart(several, {name: direction}, draws)
         text = _REGRET if len(table) else f"{_REGRET}\n\nNo point was measured on every link."
-        words = f"{title}: {quantity(name).name}"
         found.append(Section(words, text, chart, table[columns] if len(table) else None, f"regret-{name}"))
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -44,13 +44,15 @@ def trials_table(summary: pd.DataFrame) -> pd.DataFrame:
     return summary.groupby(keys, dropna=False, sort=False, as_index=False).size().rename(columns={"size": "trials"})
 
 
-def points_table(points: pd.DataFrame) -> pd.DataFrame:
+def points_table(points: pd.DataFrame, more: Iterable[str] = ()) -> pd.DataFrame:
     """Every point with its median, range and interval as far as `points` has them, in stored units.
 
     Args:
         points: one row per configuration and point, see `point_estimates` and `fronts`.
+        more: further columns to show, with their intervals.
     """
-    wanted = [*configuration_columns(points), *_SHOWN]
+    new = [name + end for name in more if name not in _SHOWN for end in ("", "_low", "_high")]
+    wanted = [*configuration_columns(points), *_SHOWN, *new]
     return points[[name for name in wanted if name in points.columns]].reset_index(drop=True)
 
 
@@ -76,8 +78,7 @@ def front_table(
         for _, rows in found.groupby(CONFIGURATION_KEYS, dropna=False, sort=False)
     ]
     table = pd.concat(groups, ignore_index=True) if groups else points
-    more = [name for name in objectives if name not in _SHOWN]
-    return pd.concat([points_table(table).drop(columns="on_front", errors="ignore"), table[more]], axis=1)
+    return points_table(table, objectives).drop(columns="on_front", errors="ignore")
 
 
 def overall_table(
@@ -93,7 +94,7 @@ def overall_table(
     found = with_fronts(points, probability)
     groups = [in_order(rows[rows["on_front"]], objectives) for _, rows in found.groupby(GIVEN_KEYS, dropna=False)]
     table = pd.concat(groups, ignore_index=True)
-    shown = points_table(table).drop(columns="on_front")
+    shown = points_table(table, objectives).drop(columns="on_front")
     shown.insert(list(shown.columns).index("partition_label") + 1, "front_probability", table["front_probability"])
     return shown
 

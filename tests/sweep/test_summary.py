@@ -10,6 +10,7 @@ import pytest
 from pplib.analysis.statistics import CONFIGURATION_KEYS, point_table
 from pplib.config import configuration
 from pplib.errors import OutputError
+from pplib.objectives import Aims
 from pplib.records import StageTimeline, TrialRecord, read_record, trial_path, write_record
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.report import write_results_report
@@ -175,7 +176,7 @@ def test_a_report_and_the_closing_lines_name_what_differs_with_figures(write, tm
     noisy = summary_of(alike.results).sort_values(["partition_point", "repeat"])
     noisy = noisy.assign(latency_s=[0.05, 0.08, 0.06, 0.07], throughput_img_s=[40.0, 41.0, 20.0, 20.5])
     steady = noisy.assign(latency_s=[0.05, 0.0501, 0.0504, 0.0503], throughput_img_s=[40.0, 40.1, 39.9, 40.0])
-    assert closing_lines(steady, 0.05)[-1] == "         equal within 5 %: P2, P4"
+    assert closing_lines(steady, Aims(indifference=0.05))[-1] == "         equal within 5 %: P2, P4"
     said = closing_lines(noisy)  # P4 has half the images for certain, its latency may be less
     assert re.fullmatch(r"         not decided, on it in so many of 100 such sweeps: P4 \(\d\d%\)", said[-1])
     page = write_results_report(tmp_path / "default", summary).read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -11,7 +13,9 @@ from pplib.analysis.statistics import RANGED, point_table
 from pplib.errors import FrameError
 
 
-def point_estimates(summary: pd.DataFrame, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def point_estimates(
+    summary: pd.DataFrame, level: float = 0.95, resamples: int = 2000, seed: int = 0, columns: Iterable[str] = ()
+) -> pd.DataFrame:
     """One row per configuration and point: `point_table`, with latency and throughput estimated.
 
     Args:
@@ -19,13 +23,14 @@ def point_estimates(summary: pd.DataFrame, level: float = 0.95, resamples: int =
         level: the share of cases in which an interval should hold, in (0, 1).
         resamples: drawn per configuration.
         seed: the same seed gives the same intervals.
+        columns: more that are to be estimated, each from the trials that have it.
 
     Returns:
         As `point_table`, but `latency_s` and `throughput_img_s` are at the usual speed of the devices (see
         `estimates`), and `<column>_raw` are the medians of what was measured; `<column>_low` and `<column>_high` are
         the ends of the interval. It is about comparisons within the sweep: what the devices' usual speed is has an
         error of its own, common to all points. `interval_note` is None, or why there is no interval: then its ends are
-        NaN.
+        NaN; so are those of a column whose repeats are all equal, such as bytes, which have no error.
 
     Raises:
         FrameError: as `point_table` and `estimates`, or a level that makes no sense.
@@ -34,17 +39,22 @@ def point_estimates(summary: pd.DataFrame, level: float = 0.95, resamples: int =
         raise FrameError(f"level: expected a share between 0 and 1, such as 0.95, got {level}")
     points = point_table(summary)
     found: dict[str, dict[str, object]] = {}
-    for one in estimates(summary, RANGED, resamples, seed):
+    more = [name for name in dict.fromkeys(columns) if name not in RANGED]
+    named = [*RANGED, *more]
+    for one in (
+        one for names in (RANGED, *([name] for name in more)) for one in estimates(summary, names, resamples, seed)
+    ):
         with np.errstate(invalid="ignore"):
             low, high = np.quantile(one.draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
         for i, point in enumerate(one.points):
-            row: dict[str, object] = {"interval_note": _note(one, i)}
+            row = found.setdefault(point_name(point.keys), {"interval_note": _note(one, i)})
             for j, name in enumerate(one.columns):
+                if name in more and (one.draws[:, :, j] == one.draws[:1, :, j]).all():
+                    low[i, j] = high[i, j] = np.nan
                 row |= {name: one.values[i, j], f"{name}_low": low[i, j], f"{name}_high": high[i, j]}
-            found[point_name(point.keys)] = row
     names = [point_name(row) for row in points[POINT_KEYS].to_dict("records")]
-    raw = {f"{name}_raw": points[name] for name in RANGED}
-    added = [*RANGED, *[f"{name}{end}" for name in RANGED for end in ("_low", "_high")], "interval_note"]
+    raw = {f"{name}_raw": points[name] for name in named}
+    added = [*named, *[f"{name}{end}" for name in named for end in ("_low", "_high")], "interval_note"]
     table = pd.DataFrame([found[one] for one in names], columns=added, index=points.index)
     return points.assign(**raw, **{name: table[name] for name in added})
 

@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import UNDECIDED, front_probability, ties, with_fronts
+from pplib.analysis.estimated.within_limits import within_limits
 from pplib.analysis.pareto import in_order
 from pplib.analysis.repeats import point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
-from pplib.columns import INDIFFERENCE, OBJECTIVES
+from pplib.columns import OBJECTIVES, quantity
 from pplib.links import UNSHAPED
+from pplib.objectives import Aims
 from pplib.view.words.disturbed import disturbed_words
 from pplib.view.words.fidelity import fidelity_words
+from pplib.view.words.limits import energy_words, figure, limit_lines
 from pplib.view.words.ties import tie_lines
 
 NAMED = ("model", "backend", "link", "in_flight")  # always told
-_BEST = (("lowest latency", "latency_s", 1e3, "ms", True), ("most images", "throughput_img_s", 1.0, "img/s", False))
+_BEST = {"latency_s": "lowest latency", "throughput_img_s": "most images"}  # others by their own names
 
 
-def closing_lines(summary: pd.DataFrame, indifference: float = INDIFFERENCE) -> list[str]:
+def closing_lines(summary: pd.DataFrame, aims: Aims | None = None) -> list[str]:
     """What to read first of a summary with at least one trial that succeeded.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
-        indifference: what difference between two points does not matter, as a share.
+        aims: what is wanted of a cut; latency and throughput without limits if not given.
     """
-    sure = front_probability(summary, OBJECTIVES, indifference=indifference)
-    points = with_fronts(point_estimates(summary), sure)
+    aims, lacking = (aims or Aims()).known(summary)
+    objectives, indifference = aims.objectives, aims.indifference
+    sure = front_probability(summary, objectives, indifference=indifference)
+    points = with_fronts(point_estimates(summary, columns=objectives), sure)
     others = [key for key in CONFIGURATION_KEYS if key not in (*NAMED, "setup")]
     differing = [key for key in others if points[key].nunique(dropna=False) > 1]
-    alike = ties(summary, OBJECTIVES, indifference=indifference)
+    alike = ties(summary, objectives, indifference=indifference)
     tied = {point_name(row): row["tied_with"] for row in alike.to_dict("records")}
-    lines = list(_overall(summary, points, indifference))
+    lines = [f"note:    {one}" for one in (*lacking, energy_words(summary, aims.directions)) if one]
+    if aims.limits:
+        lines += [f"limits:  {line}" for line in limit_lines(within_limits(summary, aims), aims)]
+    lines += _overall(summary, points, aims)
     for key, group in points.groupby(CONFIGURATION_KEYS, dropna=False, sort=True):
         named = dict(zip(CONFIGURATION_KEYS, key, strict=True))
         more = [_word(key, named[key]) for key in differing] + ([str(named["setup"])] if named["setup"] else [])
         over = "" if named["link"] == UNSHAPED.name else f" over {named['link']}"
         title = f"{named['model']} {named['backend']}{over} in flight {named['in_flight']}"
-        front = in_order(group[group["on_front"]], OBJECTIVES)
+        front = in_order(group[group["on_front"]], objectives)
         where = ", ".join(front["partition_label"]) if len(front) else "no trial succeeded"
-        lines += [f"front:   {', '.join([title, *more])}: {where}", *(_best(front) if len(front) else ())]
+        lines += [f"front:   {', '.join([title, *more])}: {where}", *(_best(front, objectives) if len(front) else ())]
         lines += [f"         {words}"] if (words := fidelity_words(group)) else []
         rest = group[~group["partition_label"].isin(front["partition_label"])].to_dict("records")
         mine = {point_name(row) for row in group.to_dict("records")}
@@ -56,18 +64,18 @@ def closing_lines(summary: pd.DataFrame, indifference: float = INDIFFERENCE) -> 
     return lines
 
 
-def _overall(summary: pd.DataFrame, points: pd.DataFrame, indifference: float) -> Iterator[str]:
+def _overall(summary: pd.DataFrame, points: pd.DataFrame, aims: Aims) -> Iterator[str]:
     """For each model and link the points on the one front over all configurations, where there are several."""
     if len(points.drop_duplicates(CONFIGURATION_KEYS)) < 2:
         return
-    sure = front_probability(summary, OBJECTIVES, indifference=indifference, within=GIVEN_KEYS)
+    sure = front_probability(summary, aims.objectives, indifference=aims.indifference, within=GIVEN_KEYS)
     for key, group in with_fronts(points, sure).groupby(GIVEN_KEYS, dropna=False, sort=True):
         given = dict(zip(GIVEN_KEYS, key, strict=True))
         choices = [name for name in CONFIGURATION_KEYS if name not in GIVEN_KEYS and group[name].nunique() > 1]
-        front = in_order(group[group["on_front"]], OBJECTIVES).to_dict("records")
+        front = in_order(group[group["on_front"]], aims.objectives).to_dict("records")
         told = [
             f"{' '.join([str(row['partition_label']), *(_choice(name, row[name]) for name in choices)])} "
-            f"({row['latency_s'] * 1e3:.4g} ms, {row['throughput_img_s']:.4g} img/s)"
+            f"({', '.join(_value(name, float(row[name])) for name in aims.objectives)})"
             for row in front
         ]
         over = "" if given["link"] == UNSHAPED.name else f" over {given['link']}"
@@ -79,15 +87,24 @@ def _choice(name: str, value: object) -> str:
     return str(value) if name in ("backend", "runtime", "precision") else _word(name, value)
 
 
-def _best(front: pd.DataFrame) -> Iterator[str]:
-    """The two ends of a front: the value at each, and its interval, or the range of its repeats."""
-    for words, column, factor, unit, least in _BEST:
-        row = front.sort_values(column, ascending=least, kind="stable").iloc[0]
+def _value(name: str, value: float) -> str:
+    """With its unit, which says what latency and throughput are; others are named."""
+    measure = quantity(name)
+    return f"{value * measure.factor:.4g} {measure.unit}" if name in OBJECTIVES else figure(name, value)
+
+
+def _best(front: pd.DataFrame, objectives: Mapping[str, str]) -> Iterator[str]:
+    """The ends of a front: the value at each, and its interval, or the range of its repeats."""
+    for column, way in objectives.items():
+        measure = quantity(column)
+        words = _BEST.get(column, f"{'lowest' if way == 'min' else 'highest'} {measure.name}")
+        row = front.sort_values(column, ascending=way == "min", kind="stable").iloc[0]
         known = row[f"{column}_low"] == row[f"{column}_low"]
         ends = ("_low", "", "_high") if known else ("_min", "", "_max")
-        low, middle, high = (float(row[column + end]) * factor for end in ends)
-        told = f"95 %: {low:.4g} to {high:.4g}" if known else f"repeats: {low:.4g} to {high:.4g}"
-        yield f"         {words} {row['partition_label']}: {middle:.4g} {unit} ({told})"
+        low, middle, high = (float(row.get(column + end, row[column])) * measure.factor for end in ends)
+        told = f" ({'95 %' if known else 'repeats'}: {low:.4g} to {high:.4g})" if known or low < high else ""
+        told = told or (f" (repeats: {low:.4g} to {high:.4g})" if column in OBJECTIVES else "")
+        yield f"         {words} {row['partition_label']}: {middle:.4g} {measure.unit}".rstrip() + told
 
 
 def _word(key: str, value: object) -> str:

@@ -18,6 +18,7 @@ from pplib.devices import Testbed
 from pplib.errors import ConfigError, ParetoPipeError
 from pplib.files.lock import sole_sweep
 from pplib.grid import Grid
+from pplib.objectives import of_configuration
 from pplib.pipeline.wire.messages import Description
 from pplib.runtimes import NAMES, check_offered, installed
 from pplib.sweep.auto import choose_points, stored_choice
@@ -84,10 +85,10 @@ def run_grid(grid: Grid, testbeds: Mapping[str, Testbed]) -> int:
                 given_up = {failure.what for failure in failures}
                 kept = [one for one in grid.configurations if grid.keep == "all" and one.identity not in given_up]
                 kept = [one for one in kept if has_trials(one.folder) and not is_shown(one)]
-                failures += _show(results, kept, grid.configurations[0].indifference, said)
+                failures += _show(results, kept, grid.configurations[0], said)
         if grid.keep == "summary":
             drop_details(grid.configurations)
-        return _tell(results, failures, grid.configurations[0].indifference)
+        return _tell(results, failures, grid.configurations[0])
 
 
 def _planned(
@@ -184,7 +185,7 @@ def _experiments(group: Sequence[Configuration]) -> list[Experiment]:
     return [dataclasses.replace(one, config=config, link=config.link_profile) for config in group]
 
 
-def _show(results: Path, configurations: Sequence[Configuration], indifference: float, said: Board) -> list[Failure]:
+def _show(results: Path, configurations: Sequence[Configuration], wanted: Configuration, said: Board) -> list[Failure]:
     """Write the summary, and have notebooks show what was measured, several at a time: nothing is measured any more.
 
     Returns:
@@ -196,7 +197,8 @@ def _show(results: Path, configurations: Sequence[Configuration], indifference: 
     }
     said.say("writing summary and report" + (f", and the notebooks of {len(jobs)} configurations" if jobs else ""))
     if (read_summary(write_summary(results))["status"] == "ok").any():
-        values = {"results": str(results), "indifference": indifference}
+        values: dict[str, object] = {"results": str(results)}
+        values |= {key: getattr(wanted, key) for key in ("indifference", "objectives", "limits")}
         jobs = {"the analysis": ("analyze.ipynb", results, values), **jobs}  # it takes longest
     with _showing(), ThreadPoolExecutor(min(MOST_KERNELS, os.cpu_count() or 1)) as kernels:
         done = {
@@ -246,14 +248,14 @@ def _look_at_devices(
             note(config, exc)
 
 
-def _tell(results: Path, failures: Sequence[Failure], indifference: float) -> int:
+def _tell(results: Path, failures: Sequence[Failure], wanted: Configuration) -> int:
     """Print where the results are, what they say, and what failed; the exit status."""
     lines, failed = [""], 0
     if has_trials(results):
         frame = read_summary(results / "summary.csv")
         lines += [f"summary: {results / 'summary.csv'}"]
         if (frame["status"] == "ok").any():
-            lines += [f"report:  {results / 'report.html'}", *closing_lines(frame, indifference)]
+            lines += [f"report:  {results / 'report.html'}", *closing_lines(frame, of_configuration(wanted))]
         failed = int((frame["status"] != "ok").sum())
         if failed:
             first = frame[frame["status"] != "ok"].iloc[0]

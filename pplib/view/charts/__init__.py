@@ -6,11 +6,11 @@ from pplib.view.charts.attainment import attainment_chart
 from pplib.view.charts.backends import backend_chart
 from pplib.view.charts.decomposition import decomposition_chart
 from pplib.view.charts.front import front_chart, front_per_configuration_chart
-from pplib.view.charts.front_by_link import fronts_by_link_chart
-from pplib.view.charts.front_by_run import fronts_by_run_chart
+from pplib.view.charts.front_by import fronts_by_link_chart, fronts_by_run_chart
 from pplib.view.charts.gantt import gantt_chart
 from pplib.view.charts.profile import profile_chart
 from pplib.view.charts.regret import regret_chart
+from pplib.view.charts.several import objectives_chart, several_objectives_chart
 from pplib.view.charts.speeds import speeds_chart
 from pplib.view.charts.split import split_chart
 
@@ -23,8 +23,10 @@ __all__ = [
     "fronts_by_link_chart",
     "fronts_by_run_chart",
     "gantt_chart",
+    "objectives_chart",
     "profile_chart",
     "regret_chart",
+    "several_objectives_chart",
     "speeds_chart",
     "split_chart",
 ]
