@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -128,7 +129,7 @@ def _parallel(
     fields: list[str],
     measures: list[Quantity],
     ways: list[str],
-    colour: dict[str, object],
+    colour: Any,
     brush: alt.Parameter,
     size: tuple[int, int],
 ) -> alt.LayerChart | alt.FacetChart:
