@@ -1,4 +1,4 @@
-"""What keeps to limits, against small tables worked by hand; and that more objectives change nothing of the usual two."""
+"""What keeps to limits, by hand; and that more objectives change nothing of the usual two."""
 
 from __future__ import annotations
 
