@@ -59,7 +59,7 @@ def load_grid(path: Path) -> Grid:
             "minutes; shorten the lists, or make several grids"
         )
     for key, value in values.items():
-        choices: list[object] = value if _is_varied(key, value) else [value]  # type: ignore[assignment]
+        choices: list[object] = value if _is_varied(key, value) else [value]
         if not choices:
             raise ConfigError(f"{where}{key}: expected at least one value, got an empty list")
         if any(isinstance(choice, list) for choice in choices) and key not in LISTS:

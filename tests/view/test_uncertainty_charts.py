@@ -205,3 +205,15 @@ def test_shares_are_read_as_percentages_and_more_probability_is_better():
     assert quantity("front_probability").title == "on the front in (%)"
     assert direction("front_probability") == "max"
     assert direction("regret") == "min"
+
+
+def test_several_objectives_are_drawn_in_pairs_and_side_by_side_with_one_selection(summary):
+    three = {**OBJECTIVES, "payload_bytes": "min"}
+    trials = summary.assign(payload_bytes=summary["partition_point"].astype(float) * 1000)
+    probability = front_probability(trials, three, resamples=50)
+    points = point_estimates(trials, resamples=50, columns=three)
+    spec = charts.objectives_chart(points, three, probability).to_dict()
+    assert json.dumps(spec).count('"mark"') >= 3 + 4, "three pairs, and rules, lines and two ends of words"
+    assert charts.objectives_chart(points, {"latency_s": "min"}, probability) is None
+    with pytest.raises(FrameError, match="three columns or more"):
+        charts.several_objectives_chart(points, OBJECTIVES, probability)

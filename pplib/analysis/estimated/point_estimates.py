@@ -49,7 +49,9 @@ def point_estimates(
         for i, point in enumerate(one.points):
             row = found.setdefault(point_name(point.keys), {"interval_note": _note(one, i)})
             for j, name in enumerate(one.columns):
-                if name in more and (one.draws[:, :, j] == one.draws[:1, :, j]).all():
+                if name in more and np.allclose(
+                    one.draws[:, :, j], one.draws[:1, :, j], rtol=1e-9, atol=0, equal_nan=True
+                ):
                     low[i, j] = high[i, j] = np.nan
                 row |= {name: one.values[i, j], f"{name}_low": low[i, j], f"{name}_high": high[i, j]}
     names = [point_name(row) for row in points[POINT_KEYS].to_dict("records")]

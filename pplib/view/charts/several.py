@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -49,11 +51,14 @@ def several_objectives_chart(
     for k, measure in enumerate(measures):
         frame[f"v{k}"] = measure.shown(frame[measure.column].astype("float64"))
     colours = palette(frame)
-    # A name of its own for the selection of each block: one chosen in one model says nothing of another.
-    blocks = [
-        _block(one.rows, one.title, measures, list(objectives.values()), colours, f"chosen{i}", (width, height))
-        for i, one in enumerate(panels(frame))
-    ]
+    with warnings.catch_warnings():
+        # One selection over all plots of a block is what is wanted; altair tells of it as of a mistake.
+        warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
+        # A name of its own for the selection of each block: one chosen in one model says nothing of another.
+        blocks = [
+            _block(one.rows, one.title, measures, list(objectives.values()), colours, f"chosen{i}", (width, height))
+            for i, one in enumerate(panels(frame))
+        ]
     return blocks[0] if len(blocks) == 1 else alt.vconcat(*blocks)
 
 
@@ -128,7 +133,7 @@ def _parallel(
     fields: list[str],
     measures: list[Quantity],
     ways: list[str],
-    colour: dict[str, object],
+    colour: Any,
     brush: alt.Parameter,
     size: tuple[int, int],
 ) -> alt.LayerChart | alt.FacetChart:

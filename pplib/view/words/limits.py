@@ -68,7 +68,7 @@ def energy_words(summary: pd.DataFrame, columns: Iterable[str]) -> str:
     told = []
     for name in (one for one in columns if one.endswith("energy_per_image_j") and one in summary.columns):
         scope_of = name.replace("energy_per_image_j", "energy_scope")
-        scopes = summary[scope_of].dropna().astype("str").unique() if scope_of in summary.columns else []
+        scopes: Iterable[str] = summary[scope_of].dropna().astype("str").unique() if scope_of in summary.columns else []
         guessed = summary.get("energy_estimated", pd.Series(0, index=summary.index)).fillna(0).astype("float64")
         source = {0: "measured", 1: "estimated from idle_w and busy_w"}
         how = " and ".join(source[int(one)] for one in sorted((guessed[summary[name].notna()] > 0).unique()))
@@ -76,7 +76,7 @@ def energy_words(summary: pd.DataFrame, columns: Iterable[str]) -> str:
     return f"Energy: {'; '.join(told)}." if told else ""
 
 
-def _sure(row: pd.Series) -> str:  # type: ignore[type-arg]
+def _sure(row: pd.Series) -> str:
     if row["within_probability"] != row["within_probability"]:
         return ": how surely is not known, nothing was repeated"
     return (
