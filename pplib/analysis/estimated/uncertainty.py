@@ -157,7 +157,7 @@ def _called(one: Estimates, signs: Numbers, indifference: float) -> tuple[Mask, 
 
     A point on the front of the estimates that is more likely off it owes that to its luck: it is not called so. But
     where several are about equally good each may be off it more often than not, and the front would have a hole there:
-    the likeliest of those that are called do not outdo more often than not are called, too.
+    the likeliest of them is called too where, with `CERTAINTY`, no other that is called outdoes it.
     """
     front = front_masks(one.values[None] * signs, indifference)[0][0]
     share = np.asarray(front_masks(one.draws * signs, indifference)[1].mean(axis=0), dtype=np.float64)
@@ -166,7 +166,7 @@ def _called(one: Estimates, signs: Numbers, indifference: float) -> tuple[Mask, 
     called = front & (share >= min(0.5, share[front].max()))
     for i in sorted(np.flatnonzero(front & ~called).tolist(), key=lambda point: -share[point]):
         known = [*np.flatnonzero(called).tolist(), i]
-        called[i] = front_masks(one.draws[:, known] * signs, indifference)[1][:, -1].mean() >= 0.5
+        called[i] = front_masks(one.draws[:, known] * signs, indifference)[1][:, -1].mean() >= CERTAINTY
     return called, share
 
 
