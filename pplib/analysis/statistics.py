@@ -57,14 +57,16 @@ def partition_key(point: object) -> tuple[int, ...]:
 
 
 def spread(series: pd.Series[float]) -> float:
-    """Relative range of repeats: (largest - smallest) / median; NaN for fewer than two values.
+    """Relative range of repeats: (largest - smallest) / median; NaN for fewer than two values, or about 0.
 
     >>> spread(pd.Series([9.0, 10.0, 11.0]))
     0.2
     """
     values = series.dropna()
-    if len(values) < 2:
+    if len(values) < 2 or (values.median() == 0 and values.max() > values.min()):
         return float("nan")
+    if values.max() == values.min():  # bytes, of which there may be none
+        return 0.0
     return float((values.max() - values.min()) / values.median())
 
 
