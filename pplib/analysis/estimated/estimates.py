@@ -158,7 +158,8 @@ def _parts(trials: pd.DataFrame, levels: StageLevels) -> dict[str, Numbers]:
         )
 
     stages = levels.log_s.shape[1]
-    hops = [name for name in (f"hop{i}_transfer_s" for i in range(stages)) if name in trials.columns]
+    hops = [f"hop{i}_{part}_s" for i in range(stages) for part in ("encode", "transfer", "decode")]
+    hops = [name for name in hops if name in trials.columns]
     in_flight = np.asarray(np.maximum(seconds("in_flight"), 1.0), dtype=np.float64)
     own = {f"own stage {i}": seconds(f"stage{i}_compute_s") for i in range(stages)}
     own["own hops"] = np.asarray(sum((seconds(name) for name in hops), np.zeros(len(trials))))
