@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
+import torch
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,10 +41,11 @@ from pplib.pipeline.hops.socket import SocketReceiver, SocketSender  # noqa: E40
 from pplib.pipeline.monitor.usage import Usage  # noqa: E402
 from pplib.pipeline.wire import handshake  # noqa: E402
 from pplib.pipeline.wire import messages as m  # noqa: E402
+from pplib.pipeline.wire.codecs import Codec  # noqa: E402
 from pplib.pipeline.wire.connection import Connection, Deadline  # noqa: E402
 from pplib.pipeline.wire.frames import MAX_REQUEST_BYTES, receive_message, send_message, tensor_header  # noqa: E402
 from pplib.pipeline.wire.handshake import CONTROL, DATA, WATCH, Claim  # noqa: E402
-from pplib.pipeline.wire.plan import PipelinePlan, TensorSpec  # noqa: E402
+from pplib.pipeline.wire.plan import Encoding, PipelinePlan, TensorSpec  # noqa: E402
 from pplib.pipeline.wire.seal import Seal, Seals  # noqa: E402
 
 HANG_S = 10  # of one input; what waits for more than it got would wait for its limit of `SOON_S`
@@ -115,8 +117,11 @@ class Inputs:
         self.requests = [m.encode(one) for one in requests()]
         self.replies = [m.encode(one) for one in replies()]
         self.slot = SPEC.allocate()
+        ways = (Encoding("int8", "zstd", (0.0,), (1.0,)), Encoding("float32", "lz4"))
+        self.codecs = [Codec(SPEC, one) for one in ways]
         self.kinds: dict[str, Callable[[random.Random], Case]] = {
             "frames": self.frame,
+            "encoded frames": self.encoded_frame,
             "sealed frames": self.sealed_frame,
             "grants": self.grant,
             "requests": lambda chance: self.message(chance, self.requests, m.decode_request, MAX_REQUEST_BYTES),
@@ -135,6 +140,21 @@ class Inputs:
         """An activation, not sealed."""
         whole = tensor_header(SPEC, 1, 3, bool(chance.randrange(2))) + bytes(SPEC.num_bytes)
         return mutated(whole, chance), self._receive
+
+    def encoded_frame(self, chance: random.Random) -> Case:
+        """An activation that was quantised and compressed: its compressed content malformed, or all of it."""
+        codec = chance.choice(self.codecs)
+        carried = codec.encode(torch.zeros(SPEC.shape))
+        content = mutated(bytes(carried.numpy()), chance)[: codec.carried.num_bytes]
+        spec = TensorSpec((len(content),), "uint8")
+        whole = tensor_header(spec, 1, 3, False) + content if content else b""
+
+        def read(connection: Connection) -> object:
+            receiver = SocketReceiver(connection)
+            receiver.start(codec.carried, 1)
+            return codec.decode(receiver.receive(3, codec.carried.allocate(), Deadline(SOON_S, "frame")).tensor)
+
+        return mutated(whole, chance) if chance.randrange(2) else whole, read
 
     def sealed_frame(self, chance: random.Random) -> Case:
         """An activation whose content, header or tag was changed, after it was sealed or before."""

@@ -64,6 +64,37 @@ def pipeline(runners, in_flight, count=0, slowdown=1.0, timeout_s=20.0, length=N
     return loops, errors
 
 
+class Busy:
+    """A codec that leaves activations as they are, in 10 ms each way."""
+
+    carried = SPEC
+
+    def encode(self, tensor):
+        time.sleep(0.01)  # stands for work
+        return tensor
+
+    decode = encode
+
+
+def test_encoding_and_decoding_take_longer_on_a_slow_device_as_computing_does():
+    ring, inputs = in_process_ring(2), [torch.ones(SPEC.shape)]
+    loops = [
+        StageLoop(double, stage_index=i, num_stages=2, tensor_in=SPEC, tensor_out=SPEC, result=SPEC, in_flight=1,
+                  slots=(1, 1), inputs=inputs, slowdown=3.0, decoder=Busy() if i else None,
+                  encoder=None if i else Busy())
+        for i in range(2)
+    ]  # fmt: skip
+    second = threading.Thread(target=loops[1].run, args=(ring[1], 1, Length(2, 2), Deadline(20, "trial")))
+    second.start()
+    loops[0].run(ring[0], 1, Length(2, 2), Deadline(20, "trial"))
+    second.join(20)
+    assert [float(one.mean()) for one in loops[1].outputs] == [4, 4]
+    taken = [*loops[0].trace.encode_ns, *loops[1].trace.decode_ns]
+    assert len(taken) == 4 and min(taken) >= 30e6
+    assert loops[0].trace.decode_ns == loops[1].trace.encode_ns == []
+    assert loops[0].payload_bytes(100 + SPEC.num_bytes) == 100 + SPEC.num_bytes
+
+
 def double(tensor):
     return tensor * 2, 0
 

@@ -47,6 +47,25 @@ def by_hand():
     )
 
 
+def test_encoding_and_decoding_are_parts_of_their_own_and_those_of_old_records_are_0():
+    """As by hand, but the hop's 1 s is 0.25 s of encoding, 0.5 s of transfer, 0.25 s of decoding."""
+    timelines, returned = by_hand()
+    before, after = timelines
+    before.encode_s, before.send_start_s = [0.25, 0.25], [2.25, 4.25]
+    after.received_s, after.decode_s = [2.75, 4.75], [0.25, 0.25]
+    got = measure(timelines, returned, measured=ALL, batch_size=4)
+    assert [got[f"hop0_{part}_s"] for part in ("encode", "transfer", "decode", "queue")] == [0.25, 0.5, 0.25, 0]
+    assert got["stage1_queue_s"] == pytest.approx(0.5)
+    parts = ["stage0_compute_s", "stage0_queue_s", "hop0_queue_s", "hop0_encode_s", "hop0_transfer_s"]
+    parts += ["hop0_decode_s", "stage1_queue_s", "stage1_compute_s"]
+    assert sum(got[part] for part in parts) == pytest.approx(got["latency_mean_s"])
+    assert Parts(timelines).latency.sum() == pytest.approx(2 * got["latency_mean_s"])
+    before.encode_s = [9, 9]  # the sending thread is the busiest part
+    assert measure(timelines, returned, measured=ALL, batch_size=4)["bottleneck"] == "encode 0"
+    plain = measure(*by_hand(), measured=ALL, batch_size=4)
+    assert plain["hop0_encode_s"] == plain["hop0_decode_s"] == 0
+
+
 def test_every_column_of_a_timeline_worked_by_hand():
     timelines, returned = by_hand()
     got = measure(timelines, returned, measured=ALL, batch_size=4)

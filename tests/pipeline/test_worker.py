@@ -20,6 +20,7 @@ from pplib import limits
 from pplib.config import configuration
 from pplib.devices import Device, Testbed
 from pplib.errors import HandshakeError, WorkerError
+from pplib.links import WIRES, wire_parts
 from pplib.pipeline.coordinator.client import WorkerClient, WorkerLost
 from pplib.pipeline.coordinator.coordinator import Coordinator
 from pplib.pipeline.stage.length import Length
@@ -79,6 +80,40 @@ def test_every_cut_of_a_model_computes_the_model_over_real_workers(two_workers, 
         assert experiment.check_outputs(result.outputs).max_abs_err < 1e-4
         activation = experiment.plan(points).tensors[1].num_bytes
         assert activation < result.payload_bytes[0] < activation + 2000
+
+
+@pytest.mark.parametrize("optimize", [True, False])  # channels_last and contiguous
+def test_every_wire_carries_fewer_bytes_and_outputs_stay_near_on_both_backends(two_workers, optimize):
+    for wire in WIRES[1:]:
+        experiment = prepare(configuration({**TINY, "wire": wire, "optimize": optimize, "partition_points": [2]}))
+        plan = experiment.plan((2,))
+        for backend in ("socket", "rpc"):
+            _, result = run(two_workers, experiment, (2,), backend)
+            largest = max(float(one.abs().max()) for one in experiment.references)
+            kind, compression = wire_parts(wire)
+            limit = {"float32": 1e-4, "float16": 1e-2, "int8": 5e-2}[kind] * max(1.0, largest)
+            assert experiment.check_outputs(result.outputs).max_abs_err <= limit
+            factor = {"float32": 1, "float16": 2, "int8": 4}[kind]
+            carried = plan.tensors[1].num_bytes / factor
+            least = 0 if compression else carried
+            assert least < result.payload_bytes[0] < carried * 1.01 + 2000
+            before, after = result.timelines
+            assert len(before.encode_s) == len(after.decode_s) == len(before.send_start_s)
+            assert before.decode_s == after.encode_s == []
+            for i in range(len(before.encode_s)):
+                assert before.compute_end_s[i] + before.encode_s[i] <= before.send_start_s[i]
+                assert after.received_s[i] + after.decode_s[i] <= after.compute_start_s[i]
+
+
+def test_three_stages_encode_on_both_hops_and_the_result_comes_back_as_it_is():
+    chosen = {"num_stages": 3, "partition_points": [[1, 3]], "wire": "int8+lz4"}
+    experiment = prepare(configuration({**TINY, **chosen, "devices": "params/devices/local3.yaml"}))
+    with coordinator([Device(name=name, prefetch=1) for name in "abc"], ("socket", "rpc")) as pipeline:
+        for backend in ("socket", "rpc"):
+            _, result = run(pipeline, experiment, (1, 3), backend)
+            experiment.check_outputs(result.outputs)
+            assert [bool(one.encode_s) for one in result.timelines] == [True, True, False]
+            assert [bool(one.decode_s) for one in result.timelines] == [False, True, True]
 
 
 def test_workers_and_the_rpc_group_stay_up_across_partition_points_and_backends(two_workers):

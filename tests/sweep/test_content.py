@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pplib.config import configuration
+from pplib.devices import load_testbed
 from pplib.errors import OutputError
 from pplib.model.partition import PartitionedModel
 from pplib.records import read_record, trial_path, write_record
@@ -125,6 +126,23 @@ def test_devices_that_became_others_are_refused_and_a_little_memory_is_no_other_
     ]:
         with pytest.raises(OutputError, match=rf"\({said}\)"):
             claim(with_trial, **hardware([{**host, **change}], ["pi"]))
+
+
+def test_a_folder_from_before_a_parameter_goes_on_as_what_was_then_the_only_way(tiny):
+    config = configuration(tiny)
+    testbed = load_testbed(config.devices_file)
+    claim_folder(config, testbed)
+    path = config.folder / "configuration.json"
+    older = msgspec.json.decode(path.read_bytes())
+    for name in ("runtime", "precision", "wire"):
+        del older[name]
+    path.write_bytes(msgspec.json.encode(older))
+    claim_folder(config, testbed)
+    other = msgspec.structs.replace(config, wire="int8", name="other")
+    other.folder.mkdir(parents=True)
+    (other.folder / "configuration.json").write_bytes(msgspec.json.encode(older))
+    with pytest.raises(OutputError, match=r"wire: 'float32' there, 'int8' here"):
+        claim_folder(other, testbed)
 
 
 def test_devices_that_became_others_are_told_as_soon_as_they_answer_and_other_configurations_go_on(with_trial):
