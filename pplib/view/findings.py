@@ -168,7 +168,11 @@ def overall_section(summary: pd.DataFrame, points: pd.DataFrame, aims: Aims) -> 
     if len(points.drop_duplicates(CONFIGURATION_KEYS)) < 2:
         return Section(title, "These results hold one configuration: its front is above.")
     probability = front_probability(summary, aims.objectives, indifference=aims.indifference, within=GIVEN_KEYS)
-    return Section(title, _OVERALL, table=overall_table(points, probability, aims.objectives))
+    table = overall_table(points, probability, aims.objectives)
+    if len(aims.objectives) != 2 or table.empty:
+        return Section(title, _OVERALL, table=table)
+    chart = front_chart(points, aims.objectives, probability=probability)
+    return Section(title, _OVERALL, chart, table, name="front-over-all")
 
 
 def steadiness_section(summary: pd.DataFrame) -> Section:

@@ -13,7 +13,7 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import OBJECTIVES, Quantity, direction, quantity
 from pplib.errors import FrameError
 from pplib.view.layout.labels import Axis, axis_over
-from pplib.view.layout.series import palette, panels
+from pplib.view.layout.series import palette, panels, series_of
 
 
 def attainment_chart(
@@ -48,7 +48,7 @@ def attainment_chart(
     frame = attained.assign(
         x=measures[0].shown(numeric_column(attained, names[0], "the surfaces")),
         y=measures[1].shown(numeric_column(attained, names[1], "the surfaces")),
-        series=attained["backend"].astype("str") + ", in flight " + attained["in_flight"].astype("Int64").astype("str"),
+        series=series_of(attained),
     )
     if frame.empty:
         raise FrameError("the surfaces: nothing to draw: no configuration has a usable trial")

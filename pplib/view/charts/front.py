@@ -32,7 +32,7 @@ def front_chart(
 
     The stairs are what a front attains: to their worse side every point is dominated. Bars are the intervals of the
     points on the front, or the range of their repeats where there are none. One panel per model x link (and whatever
-    else differs); backend and in-flight depth are colours.
+    else differs); backend, in-flight depth, runtime, precision and wire type are colours.
 
     Args:
         points: one row per configuration and point, see `point_table`.
@@ -78,7 +78,8 @@ def front_per_configuration_chart(
 
 def series_title(panel: Panel) -> str:
     """The heading of a configuration's panel, which always names backend and depth."""
-    words = [w for w in panel.title.split(" · ") if not w.startswith(("backend ", "in flight "))]
+    told = ("backend ", "in flight ", "runtime ", "precision ", "wire ")  # by the series, where they vary
+    words = [word for word in panel.title.split(" · ") if not word.startswith(told)]
     return " · ".join([*words, str(panel.rows["series"].iloc[0])])
 
 
@@ -110,7 +111,7 @@ def prepared_points(
     if probability is not None:
         frame["probability"] = frame["front_probability"]
         frame["chance"] = [f"{one:.0%}" if one == one else "unknown: one repeat" for one in frame["probability"]]
-    kept = ["series", "backend", "in_flight", *[k for k in CONFIGURATION_KEYS if k not in ("backend", "in_flight")]]
+    kept = ["series", *CONFIGURATION_KEYS]
     shown = ["x", "x_min", "x_max", "y", "y_min", "y_max", "partition_label", "point", "on_front", "place", "stairs"]
     known = probability is not None and frame["probability"].notna().any()
     return frame[[*kept, *shown, *(["probability", "chance"] if known else [])]], measures

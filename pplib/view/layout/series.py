@@ -11,7 +11,8 @@ import pandas as pd
 from pplib.analysis.required_columns import require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
 
-PANEL_KEYS = [key for key in CONFIGURATION_KEYS if key not in ("backend", "in_flight")]
+_CHOSEN = ("backend", "in_flight", "runtime", "precision", "wire")
+PANEL_KEYS = [key for key in CONFIGURATION_KEYS if key not in _CHOSEN]
 """What must be equal for two configurations to be drawn over each other."""
 
 # Readable on white, told apart without red and green (Okabe and Ito); a backend is a hue, depth a tone.
@@ -19,6 +20,7 @@ _TONES = {
     "socket": ("#56b4e9", "#0072b2", "#08306b", "#3f007d"),
     "rpc": ("#e69f00", "#d55e00", "#8c2d04", "#662506"),
 }
+_MANY = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#6a51a3", "#525252", "#31a354", "#b15928")
 _OTHERS = ("#009e73", "#cc79a7", "#6a51a3", "#525252", "#31a354", "#b15928")
 
 
@@ -31,18 +33,27 @@ class Panel:
 
 
 def with_series(frame: pd.DataFrame) -> pd.DataFrame:
-    """`frame` with a column `series`: "socket, in flight 2".
+    """`frame` with a column `series`: "socket, in flight 2"; see `series_of`.
 
     Raises:
         FrameError: a configuration key is missing.
     """
     require_columns(frame, [*CONFIGURATION_KEYS, "partition_point", "partition_label"], "the table of points")
+    return frame.assign(series=series_of(frame))
+
+
+def series_of(frame: pd.DataFrame) -> pd.Series[str]:
+    """What is drawn in one colour: backend and depth, then runtime, precision and wire type where they vary."""
     depth = frame["in_flight"].astype("Int64").astype("str")
-    return frame.assign(series=frame["backend"].astype("str") + ", in flight " + depth)
+    words: pd.Series[str] = frame["backend"].astype("str") + ", in flight " + depth
+    for key, before in (("runtime", ""), ("precision", ""), ("wire", "wire ")):
+        if frame[key].nunique(dropna=False) > 1:
+            words = words + f", {before}" + frame[key].astype("str")
+    return words
 
 
 def panels(frame: pd.DataFrame, keys: list[str] | None = None) -> Iterator[Panel]:
-    """Split `frame` by `keys` (default: all but backend and in flight).
+    """Split `frame` by `keys` (default: all but what a series tells).
 
     A heading names the model and the link, and whatever else differs between the panels.
     """
@@ -61,6 +72,8 @@ def palette(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     pairs = frame[["backend", "in_flight", "series"]].drop_duplicates().sort_values(["backend", "in_flight"])
     # Sockets first: they are the baseline that RPC is compared with.
     pairs = pairs.sort_values("backend", key=lambda names: names != "socket", kind="stable")
+    if len(pairs) > len(pairs[["backend", "in_flight"]].drop_duplicates()):  # runtimes: tones of a hue are too few
+        return list(pairs["series"]), [_MANY[i % len(_MANY)] for i in range(len(pairs))]
     names, colours, spare = [], [], iter(_OTHERS * 20)
     for backend, rows in pairs.groupby("backend", sort=False):
         tones = list(_TONES.get(str(backend), ()))
