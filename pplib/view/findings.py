@@ -22,6 +22,7 @@ from pplib.columns import OBJECTIVES, quantity
 from pplib.objectives import Aims
 from pplib.view.charts.attainment import attainment_chart
 from pplib.view.charts.backends import backend_chart
+from pplib.view.charts.front import front_chart
 from pplib.view.charts.front_by import fronts_by_link_chart
 from pplib.view.charts.regret import regret_chart
 from pplib.view.section import Section
