@@ -25,8 +25,9 @@ def open_stage(graph: bytes, folder: Path, place: Place) -> Stage:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _QUIET
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    providers = _providers(ort, place.device)
     try:
-        session = ort.InferenceSession(graph, options, providers=_providers(ort, place.device))
+        session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as exc:
         raise WorkerError(f"onnxruntime cannot open the stage: {type(exc).__name__}: {exc}") from exc
     (source,), (result,) = session.get_inputs(), session.get_outputs()

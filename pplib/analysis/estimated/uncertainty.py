@@ -50,8 +50,9 @@ def front_probability(
 
     Returns:
         One row per configuration and point: `POINT_KEYS`, the objectives' estimates, `on_front` (on the front of the
-        estimates and as likely on it as not, or the likeliest of it where none is), `front_probability` (0..1; NaN
-        where it is not known), `repeats_ok`, and `front_note` (None, or why it is not known).
+        estimates and as likely on it as not, or the likeliest of it where none is or the front would have a hole),
+        `front_probability` (0..1; NaN where it is not known), `repeats_ok`, and `front_note` (None, or why it is not
+        known).
 
     Raises:
         FrameError: a column is missing or holds no numbers, or an argument makes no sense.
