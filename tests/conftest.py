@@ -79,6 +79,7 @@ def _shaped_session(emulated_links):
 def shared_workers(_plain_session, monkeypatch):
     """Two workers that stay up for all tests that leave them whole: starting them takes its time."""
     monkeypatch.setenv("PARETOPIPE_SESSION", str(_plain_session.path))
+    return _plain_session
 
 
 @pytest.fixture

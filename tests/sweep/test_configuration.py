@@ -219,7 +219,9 @@ def test_a_lost_worker_costs_one_trial_and_is_brought_back(tiny, shared_workers,
         while not folder.exists() or len(list(folder.iterdir())) < 3:
             if stop.wait(0.02):
                 return
-        (victim,) = [one for one in parent.children(recursive=True) if one.name() == "device-1"]
+        mine = shared_workers.path.parent / "device-1.log"  # other sessions of this process have a device-1, too
+        there = [one for one in parent.children(recursive=True) if one.name() == "device-1"]
+        (victim,) = [one for one in there if Path(f"/proc/{one.pid}/fd/2").resolve() == mine.resolve()]
         victim.send_signal(how)
 
     stop = threading.Event()
