@@ -20,6 +20,9 @@ Compression = Literal["", "zstd", "lz4"]
 WIRES = tuple(f"{kind}+{how}" if how else kind for kind in get_args(WireKind) for how in get_args(Compression))
 """How an activation may cross a hop; `float32` is as it is, whatever its type."""
 
+INT8_STEPS = 255
+"""Between the smallest and the largest value that int8 has of a channel."""
+
 
 class Direction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One direction of a link.

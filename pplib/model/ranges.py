@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 
 from pplib.errors import ModelError
+from pplib.links import INT8_STEPS
 from pplib.model.partition import PartitionedModel
 
 MOST_CHANNELS = 4096  # with more, as flattened feature maps have, one range serves all
-STEPS = 255
 
 
 class Range(NamedTuple):
@@ -59,6 +59,6 @@ def _ends(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _range(low: torch.Tensor, high: torch.Tensor) -> Range:
-    step = (high - low) / STEPS
+    step = (high - low) / INT8_STEPS
     step[step == 0] = 1.0  # a channel that is always the same is its lowest value
     return Range(tuple(low.tolist()), tuple(step.tolist()))

@@ -108,16 +108,13 @@ class Experiment:
                 for cut, channels_last in zip(tensors, both, strict=True)
             ),
             encodings=self.maker.encodings(points, self.config.wire),
-            stages=self.stages.get(self.key(points)) or self.make(points),
+            stages=self.stages.get(self.key(points))
+            or self.maker.make(points, self.config.runtimes, self.config.precision),
         )
 
     def key(self, points: tuple[int, ...]) -> object:
         """Of these points in `stages`."""
         return self.config.runtime, self.config.precision, points
-
-    def make(self, points: tuple[int, ...]) -> tuple[StageForm, ...]:
-        """The stages between these points, for this configuration's runtimes."""
-        return self.maker.make(points, self.config.runtimes, self.config.precision)
 
     def point_name(self, points: tuple[int, ...]) -> str:
         """The names of the modules before the cuts."""
@@ -232,7 +229,8 @@ def proven(experiment: Experiment, tell: Told) -> Experiment:
     if ":" in config.model:
         reference.check_repeats()
     for chosen in unproven:
-        modules, forms = parts.stages(chosen), experiment.make(chosen)
+        modules = parts.stages(chosen)
+        forms = experiment.maker.make(chosen, config.runtimes, config.precision, modules)
         if not config.lossy and (stages := computing(forms, modules)) is not None:
             reference.check(stages)
         experiment.stages[experiment.key(chosen)] = forms

@@ -98,11 +98,19 @@ class OnnxModel:
     """
 
     def __init__(self, model: onnx.ModelProto, known: WeightsFile | None = None) -> None:
+        from onnx.numpy_helper import to_array
+
         self._model = model
         large = _large_tensors(model)
-        places = _places(known.path) if known else {}
-        self.file = known if known and places.keys() >= large.keys() else save_tensors(large)
-        _refer(model, self.file.path.name, places if self.file is known else _places(self.file.path))
+        places = _by_content(known.path) if known else {}
+        if known and places.keys() >= large.keys():
+            self.file = known
+        else:
+            self.file = save_tensors({key: torch.from_numpy(to_array(same[0]).copy()) for key, same in large.items()})
+            places = _places(self.file.path)
+        for key, same in large.items():
+            for one in same:
+                _refer(one, self.file.path.name, places[key])
 
     def stage(self, first: int, last: int) -> tuple[bytes, int]:
         """The units after point `first` up to point `last`: an ONNX model, and the bytes that its tensors take.
@@ -117,44 +125,41 @@ class OnnxModel:
         return cut.SerializeToString(deterministic=True), sum(_num_bytes(one) for one in cut.graph.initializer)
 
 
-def _is_large(tensor: onnx.TensorProto) -> bool:
-    return tensor.HasField("raw_data") and _num_bytes(tensor) >= LEAST_EXTERNAL_BYTES
+def _large_tensors(model: onnx.ModelProto) -> dict[str, list[onnx.TensorProto]]:
+    """By a hash of their content; those that are the same together."""
+    found: dict[str, list[onnx.TensorProto]] = {}
+    for one in model.graph.initializer:
+        if one.HasField("raw_data") and _num_bytes(one) >= LEAST_EXTERNAL_BYTES:
+            found.setdefault(hashlib.sha256(one.raw_data).hexdigest(), []).append(one)
+    return found
 
 
-def _large_tensors(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
-    """By a hash of their content; each once."""
-    from onnx.numpy_helper import to_array
-
-    return {
-        hashlib.sha256(one.raw_data).hexdigest(): torch.from_numpy(to_array(one).copy())
-        for one in model.graph.initializer
-        if _is_large(one)
-    }
-
-
-def _refer(model: onnx.ModelProto, name: str, places: dict[str, tuple[int, int]]) -> None:
-    """Have large tensors be external data of a file called `name`."""
+def _refer(tensor: onnx.TensorProto, name: str, place: tuple[int, int]) -> None:
+    """Have a tensor be external data of a file called `name`, at an offset and of a length."""
     from onnx import TensorProto
     from onnx.external_data_helper import set_external_data
 
-    for one in model.graph.initializer:
-        if _is_large(one):
-            set_external_data(one, name, *places[hashlib.sha256(one.raw_data).hexdigest()])
-            one.ClearField("raw_data")
-            one.data_location = TensorProto.EXTERNAL
+    set_external_data(tensor, name, *place)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
 
 
 def _places(path: Path) -> dict[str, tuple[int, int]]:
-    """Where in a safetensors file each content lies: offset and length, by its hash."""
+    """Where in a safetensors file each tensor lies, by its name: offset and length."""
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(start - 8))
-        found = {}
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin, end = entry["data_offsets"]
-                file.seek(start + begin)
-                found[hashlib.sha256(file.read(end - begin)).hexdigest()] = (start + begin, end - begin)
+    ends = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    return {name: (start + begin, end - begin) for name, (begin, end) in ends.items()}
+
+
+def _by_content(path: Path) -> dict[str, tuple[int, int]]:
+    """The same, by a hash of the content."""
+    found = {}
+    with path.open("rb") as file:
+        for offset, length in _places(path).values():
+            file.seek(offset)
+            found[hashlib.sha256(file.read(length)).hexdigest()] = (offset, length)
     return found
 
 

@@ -60,14 +60,20 @@ class StageMaker:
     def _int8(self) -> OnnxModel:
         return OnnxModel(quantised(self._exported, self._batches, self._name))
 
-    def make(self, points: Sequence[int], runtimes: Sequence[str], precision: Precision) -> tuple[StageForm, ...]:
-        """The stages between `points`, each for its runtime.
+    def make(
+        self,
+        points: Sequence[int],
+        runtimes: Sequence[str],
+        precision: Precision,
+        modules: Sequence[nn.Module] | None = None,
+    ) -> tuple[StageForm, ...]:
+        """The stages between `points`, each for its runtime; `modules`: the same as modules, where they are there.
 
         Raises:
             PartitionError: the points are not valid.
             ModelError: a stage cannot be described or exported.
         """
-        stages = self._partitioned.stages(points)
+        stages = self._partitioned.stages(points) if modules is None else modules
         borders = itertools.pairwise((0, *points, len(self._partitioned.points) - 1))
         return tuple(
             self._described(stage) if runtime(name).FORM == "operations" else self._cut(name, precision, *border)
@@ -108,11 +114,11 @@ def computing(forms: Sequence[StageForm], modules: Sequence[nn.Module]) -> list[
         forms: the stages as devices get them.
         modules: the same as modules of PyTorch.
     """
-    here, found = installed(), list[Computes]()
+    found = list[Computes]()
     for form, module in zip(forms, modules, strict=True):
         if not isinstance(form, ExportedStage):
             found.append(module)
-        elif form.runtime in here:
+        elif form.runtime in installed():
             found.append(_opened(form))
         else:
             return None

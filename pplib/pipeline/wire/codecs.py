@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from pplib.errors import ProtocolError, WorkerError
+from pplib.links import INT8_STEPS
 from pplib.pipeline.wire.plan import Encoding, PipelinePlan, TensorSpec
 
 ZSTD_LEVEL = 1  # the quickest but for the negative ones: activations hold little that more time would find
 LARGEST_FLOAT16 = 65504.0
-STEPS = 255
 _ROOM = 1024  # what a compressor may add to what it cannot compress, and a 128th of it
 
 
@@ -61,7 +61,7 @@ class Codec:
             values = tensor.to(torch.float32).numpy() - self._low
             values /= self._step
             np.rint(values, out=values)
-            np.clip(values, 0, STEPS, out=values)
+            np.clip(values, 0, INT8_STEPS, out=values)
             packed = torch.from_numpy(values.astype(np.uint8))  # in the same order of memory
         if not self._encoding.compression:
             return packed
