@@ -13,7 +13,7 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import OBJECTIVES, Quantity, direction, quantity
 from pplib.errors import FrameError
 from pplib.view.layout.labels import Axis, axis_over
-from pplib.view.layout.series import palette, panels, series_of
+from pplib.view.layout.series import palette, panels, scale_of, series_of, title_on
 
 
 def attainment_chart(
@@ -77,15 +77,8 @@ def _panel(
     surfaces = {level: _stairs(rows[rows["level"] == level], axes, directions) for level in levels}
     middle = min(levels, key=lambda level: abs(level - 0.5))
     words = {level: _level(level, rows) for level in levels}
-    scales = [
-        alt.Scale(type="log", domain=[axis.low, axis.high], nice=False)
-        if axis.log
-        else alt.Scale(domain=[axis.low, axis.high], zero=False, nice=False)
-        for axis in axes
-    ]
-    titles = [one.title + (", log scale" if axis.log else "") for one, axis in zip(measures, axes, strict=True)]
-    x = alt.X("x:Q", title=titles[0], scale=scales[0])
-    y = alt.Y("y:Q", title=titles[1], scale=scales[1])
+    x = alt.X("x:Q", title=title_on(measures[0], axes[0]), scale=scale_of(axes[0]))
+    y = alt.Y("y:Q", title=title_on(measures[1], axes[1]), scale=scale_of(axes[1]))
     step: Literal["step-after", "step-before"] = "step-after" if directions[0] == "min" else "step-before"
     layers: list[alt.Chart] = []
     if len(levels) > 1:

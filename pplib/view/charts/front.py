@@ -14,7 +14,7 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
 from pplib.columns import INDIFFERENCE, OBJECTIVES, Quantity, direction, quantity
 from pplib.errors import FrameError
 from pplib.view.layout.labels import Axis, axis_over, place_labels
-from pplib.view.layout.series import Panel, bar_ends, palette, panels, with_series
+from pplib.view.layout.series import Panel, bar_ends, palette, panels, scale_of, title_on, with_series
 
 _APART = alt.Axis(labelSeparation=5)
 _SIZE = 70
@@ -147,10 +147,10 @@ def front_panel(
     data = rows.drop(columns=[*CONFIGURATION_KEYS, "stairs"])
 
     def x(field: str = "x") -> alt.X:
-        return alt.X(f"{field}:Q", title=_title(measures[0], x_axis), scale=_scale(x_axis), axis=_APART)
+        return alt.X(f"{field}:Q", title=title_on(measures[0], x_axis), scale=scale_of(x_axis), axis=_APART)
 
     def y(field: str = "y") -> alt.Y:
-        return alt.Y(f"{field}:Q", title=_title(measures[1], y_axis), scale=_scale(y_axis), axis=_APART)
+        return alt.Y(f"{field}:Q", title=title_on(measures[1], y_axis), scale=scale_of(y_axis), axis=_APART)
 
     legend = None if label_all else alt.Legend(title=None, orient="bottom", columns=4, labelLimit=300, symbolOpacity=1)
     colour = alt.Color("series:N", scale=alt.Scale(domain=domain, range=tones), legend=legend)
@@ -237,13 +237,3 @@ def _shapes(domain: list[str], legend: alt.Legend | None, shapes: Sequence[str] 
     """A shape per backend, so that a print without colour still tells them apart."""
     shapes = shapes or ["circle" if name.startswith("socket") else "diamond" for name in domain]
     return alt.Shape("series:N", scale=alt.Scale(domain=domain, range=shapes), legend=legend)
-
-
-def _scale(axis: Axis) -> alt.Scale:
-    if axis.log:
-        return alt.Scale(type="log", domain=[axis.low, axis.high], nice=False)
-    return alt.Scale(domain=[axis.low, axis.high], zero=False, nice=False)
-
-
-def _title(measure: Quantity, axis: Axis) -> str:
-    return f"{measure.title}, log scale" if axis.log else measure.title

@@ -15,7 +15,7 @@ from pplib.columns import Quantity, quantity
 from pplib.errors import FrameError
 from pplib.view.charts.front import front_chart
 from pplib.view.layout.labels import axis_over
-from pplib.view.layout.series import palette, panels, with_series
+from pplib.view.layout.series import palette, panels, scale_of, with_series
 
 
 def several_objectives_chart(
@@ -110,9 +110,7 @@ def _block(
                 kind(
                     f"{fields[k]}:Q",
                     title=measures[k].title + (", log" if axis.log else ""),
-                    scale=alt.Scale(
-                        type="log" if axis.log else "linear", domain=[axis.low, axis.high], zero=False, nice=False
-                    ),
+                    scale=scale_of(axis),
                 )
                 for kind, k, axis in zip((alt.X, alt.Y), (i, j), axes, strict=True)
             )

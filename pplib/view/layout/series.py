@@ -1,4 +1,4 @@
-"""Which trials share a panel and which share a colour, and in what order categories stand."""
+"""Which trials share a panel and which share a colour, in what order categories stand, and what axes show."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pandas as pd
 
 from pplib.analysis.required_columns import require_columns
 from pplib.analysis.statistics import CONFIGURATION_KEYS, partition_key
+from pplib.columns import Quantity
+from pplib.view.layout.labels import Axis
 
 _CHOSEN = ("backend", "in_flight", "runtime", "precision", "wire")
 PANEL_KEYS = [key for key in CONFIGURATION_KEYS if key not in _CHOSEN]
@@ -94,6 +96,18 @@ def label_axis(labels: list[str]) -> alt.Axis:
     """An axis that shows every one of these labels: upright where they are short, else slanted."""
     short = max((len(label) for label in labels), default=0) <= 3
     return alt.Axis(labelAngle=0 if short else -60, labelOverlap=False, labelLimit=200)
+
+
+def scale_of(axis: Axis) -> alt.Scale:
+    """The scale of an axis, which ends where it does."""
+    if axis.log:
+        return alt.Scale(type="log", domain=[axis.low, axis.high], nice=False)
+    return alt.Scale(domain=[axis.low, axis.high], zero=False, nice=False)
+
+
+def title_on(measure: Quantity, axis: Axis) -> str:
+    """The heading of an axis: what is measured, and whether the axis is logarithmic."""
+    return f"{measure.title}, log scale" if axis.log else measure.title
 
 
 def _word(key: str, value: object) -> str:
