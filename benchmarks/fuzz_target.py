@@ -26,6 +26,7 @@ RAN = "ran: "
 # The hook writes down what would be code that came from outside. The one line it begins with shows that it works.
 _CODE = f"""
 import pickle, sys
+import pplib.pipeline.stage.eager  # here: loading PyTorch runs programs
 from pplib.pipeline.worker.command_line import main
 WATCHED = {{"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen"}}
 def hook(event, args):

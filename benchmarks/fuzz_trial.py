@@ -24,6 +24,7 @@ from benchmarks.fuzz_target import TOKEN, Target
 from pplib.config import configuration
 from pplib.errors import TransportError, WorkerError
 from pplib.pipeline.coordinator.client import WorkerClient
+from pplib.pipeline.stage.tensors import array_of, tensor_of
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.connection import Connection, Deadline, name_of
 from pplib.pipeline.wire.frames import TENSOR_HEADER_BYTES, tensor_header
@@ -73,9 +74,7 @@ class Neighbour:
         first = self.experiment.partitioned.stages(POINTS)[0]
         with torch.inference_mode():
             outputs = [first(batch) for batch in self.experiment.batches]
-        self.payloads = [
-            bytes(self.spec.bytes_of(one.contiguous(memory_format=self.spec.memory_format))) for one in outputs
-        ]
+        self.payloads = [bytes(self.spec.bytes_of(self.spec.laid_out(array_of(one)))) for one in outputs]
         self._port = DataPort("neighbour", "127.0.0.1", 0, TOKEN)
         self._pool = concurrent.futures.ThreadPoolExecutor(2)
         self._trial = 0
@@ -144,7 +143,9 @@ class Neighbour:
         outputs = self._client.take_outputs(trace.num_outputs, self.plan.tensors[-1], 10)
         self.target.outcome.trials_served += 1
         references = self.experiment.references
-        return max(float((one - references[i % len(references)]).abs().max()) for i, one in enumerate(outputs))
+        return max(
+            float((tensor_of(one) - references[i % len(references)]).abs().max()) for i, one in enumerate(outputs)
+        )
 
     def bad(self, kind: str) -> None:
         """A trial that has to fail in time, with an error that names us, what was expected and what came."""

@@ -25,8 +25,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
-import torch
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ from benchmarks.fuzz_live import attack, mutated  # noqa: E402
 from benchmarks.fuzz_target import Target  # noqa: E402
 from pplib.errors import ParetoPipeError  # noqa: E402
 from pplib.model.partition import split  # noqa: E402
-from pplib.model.stages.description import describe  # noqa: E402
+from pplib.model.stages.describe import describe  # noqa: E402
 from pplib.pipeline.hops.socket import SocketReceiver, SocketSender  # noqa: E402
 from pplib.pipeline.monitor.usage import Usage  # noqa: E402
 from pplib.pipeline.wire import handshake  # noqa: E402
@@ -144,7 +144,7 @@ class Inputs:
     def encoded_frame(self, chance: random.Random) -> Case:
         """An activation that was quantised and compressed: its compressed content malformed, or all of it."""
         codec = chance.choice(self.codecs)
-        carried = codec.encode(torch.zeros(SPEC.shape))
+        carried = codec.encode(np.zeros(SPEC.shape, np.float32))
         content = mutated(bytes(carried.numpy()), chance)[: codec.carried.num_bytes]
         spec = TensorSpec((len(content),), "uint8")
         whole = tensor_header(spec, 1, 3, False) + content if content else b""
@@ -152,7 +152,7 @@ class Inputs:
         def read(connection: Connection) -> object:
             receiver = SocketReceiver(connection)
             receiver.start(codec.carried, 1)
-            return codec.decode(receiver.receive(3, codec.carried.allocate(), Deadline(SOON_S, "frame")).tensor)
+            return codec.decode(receiver.receive(3, codec.carried.allocate(), Deadline(SOON_S, "frame")).array)
 
         return mutated(whole, chance) if chance.randrange(2) else whole, read
 

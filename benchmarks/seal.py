@@ -48,7 +48,7 @@ def pipeline(experiment: Experiment, script: str, net: Namespaces | None) -> Ite
             worker.start(60)
             clients.append(WorkerClient(device.name, endpoint_of(worker.control), token, worker.autopsy))
         coordinator = stack.enter_context(Coordinator(clients))
-        coordinator.put_inputs(experiment.batches, experiment.input_spec)
+        coordinator.put_inputs(experiment.inputs, experiment.input_spec)
         for client in clients:
             send_weights(client, experiment.weights)
         yield coordinator

@@ -15,7 +15,7 @@ from pplib.config import LISTS, Configuration, configuration, with_folder
 from pplib.decode import check_once, decode, shown
 from pplib.errors import ConfigError
 from pplib.files.yaml_file import read_yaml
-from pplib.runtimes import EAGER, check_precision, joined
+from pplib.runtimes import EAGER, check_precision, joined, runtime
 
 MOST_CONFIGURATIONS = 1_000  # of one grid
 _JUDGED = ("indifference", "objectives", "limits", "min_agreement")
@@ -147,3 +147,13 @@ def _short(key: str, value: object) -> str:
         text = re.sub(r"\.(ya?ml|pth|pt|safetensors)$", "", value.rstrip("/").rpartition("/")[2])
         return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.")[:_LONGEST]
     return f"{_WORDS.get(key, key)}{'own' if value is None else value}"
+
+
+def loading_torch(configurations: Sequence[Configuration], devices: Sequence[str]) -> set[str]:
+    """The devices, of these in stage order, whose worker needs PyTorch for one of these configurations."""
+    return {
+        name
+        for config in configurations
+        for name, used in zip(devices, config.runtimes, strict=False)
+        if config.backend != "socket" or runtime(used).FORM == "operations"
+    }

@@ -133,6 +133,11 @@ class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     rpc_network: Literal["private", "host"] = "private"
 
     @property
+    def names(self) -> list[str]:
+        """The devices, in stage order."""
+        return [device.name for device in self.devices]
+
+    @property
     def local(self) -> bool:
         """Whether all devices are this machine."""
         return not any(device.remote for device in self.devices)
@@ -177,7 +182,7 @@ def load_testbed(path: Path) -> Testbed:
         ConfigError: with the path of the wrong value inside the file.
     """
     testbed: Testbed = decode(read_yaml(path), Testbed, f"{path}: ")
-    names = [device.name for device in testbed.devices]
+    names = testbed.names
     for i, device in enumerate(testbed.devices):
         here = f"{path}: devices[{i}]"
         if names.index(device.name) != i:

@@ -142,7 +142,14 @@ def check_offered(told: str, offered: Sequence[tuple[str, Sequence[str]]]) -> No
     """
     for name, (device, has) in zip(of_stages(told, len(offered)), offered, strict=True):
         if name not in has:
-            raise ConfigError(
-                f"{device}: runtime {name}: its worker has {', '.join(has) or 'none'}: `pip install "
-                f"{runtime(name).PACKAGES[0]}` in its environment"
-            )
+            raise ConfigError(f"{device}: " + missing(name, "its worker has " + (", ".join(has) or "none")))
+
+
+def missing(name: str, instead: str) -> str:
+    """What is wrong where a runtime is not installed, and what to do.
+
+    Args:
+        name: of the runtime.
+        instead: what there is.
+    """
+    return f"runtime {name}: {instead}: `pip install {runtime(name).PACKAGES[0]}` in its environment"

@@ -24,13 +24,15 @@ from pplib.model.data import load_images
 from pplib.model.labels import Labels, check_labels, load_labels
 from pplib.model.partition import PartitionedModel
 from pplib.model.profile import profile_model
-from pplib.model.stages.description import describe
+from pplib.model.stages.describe import describe
 from pplib.model.stages.proof import allowed_error, reference_of
-from pplib.model.weights.files import WeightsFile, save_weights
+from pplib.model.weights.files import save_weights
+from pplib.model.weights.stored import WeightsFile
 from pplib.model.zoo import input_dtype, load_from
 from pplib.pipeline.coordinator.stage_making import StageMaker, computing
+from pplib.pipeline.stage.tensors import array_of, tensor_of
 from pplib.pipeline.wire.plan import PipelinePlan, StageForm, TensorSpec, tensor_spec
-from pplib.runtimes import EAGER, runtime
+from pplib.runtimes import EAGER, Array, runtime
 from pplib.sweep.auto import AutoChoice, choose, choose_points
 from pplib.sweep.progress import State, Told
 
@@ -83,6 +85,11 @@ class Experiment:
         return hashlib.sha256(msgspec.msgpack.encode((cuts, msgspec.structs.asdict(whole)))).hexdigest()
 
     @property
+    def inputs(self) -> list[Array]:
+        """The input microbatches as arrays of the pipeline."""
+        return [array_of(batch) for batch in self.batches]
+
+    @property
     def input_spec(self) -> TensorSpec:
         """The tensor of one input microbatch."""
         dtype = str(self.batches[0].dtype).removeprefix("torch.")
@@ -120,8 +127,8 @@ class Experiment:
         """The names of the modules before the cuts."""
         return " | ".join(self.partitioned.points[p].name for p in points)
 
-    def check_outputs(self, outputs: Sequence[torch.Tensor]) -> Fidelity:
-        """Compare a trial's outputs, warm-up first, with the whole model's.
+    def check_outputs(self, outputs: Sequence[Array]) -> Fidelity:
+        """Compare a trial's outputs, as arrays of the pipeline, warm-up first, with the whole model's.
 
         Raises:
             TrialError: the pipeline did not compute what the model computes; where it is lossy, it agrees with the
@@ -129,7 +136,7 @@ class Experiment:
         """
         lossy, tolerance = self.config.lossy, self.partitioned.tolerance
         pairs = (
-            (output.double().numpy(), one.double().numpy(), None if lossy else allowed_error(one, tolerance))
+            (tensor_of(output).double().numpy(), one.double().numpy(), None if lossy else allowed_error(one, tolerance))
             for output, one in zip(outputs, itertools.cycle(self.references), strict=False)
         )
         found = compare(pairs, len(self.references), self.config.batch_size, self.labels and self.labels.classes)

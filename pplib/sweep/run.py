@@ -12,6 +12,7 @@ import pandas as pd
 from pplib.config import Configuration
 from pplib.errors import ParetoPipeError, TrialError
 from pplib.files.lock import sole_sweep
+from pplib.grid import loading_torch
 from pplib.links import HopMeasurement, LinkProfile, LinkRecord
 from pplib.pipeline.coordinator.client import WorkerLost
 from pplib.pipeline.coordinator.coordinator import Coordinator
@@ -197,9 +198,10 @@ class _Measurement:
     def run(self) -> None:
         """See the class. Raises what `failed` and `store` raise, and a WorkerError that lasts."""
         one = next(iter(self._parts.values())).experiment
-        backends = sorted({part.experiment.config.backend for part in self._parts.values()})
+        configs = [part.experiment.config for part in self._parts.values()]
+        backends, with_torch = sorted({config.backend for config in configs}), loading_torch(configs, one.testbed.names)
         self._tell(State(doing=f"starting or reaching the workers of {_names(one)}"))
-        with workers_up(one.testbed, backends, one.link.shaped) as session:
+        with workers_up(one.testbed, backends, one.link.shaped, with_torch) as session:
             while self._remaining or any(part.unsettled for part in self._parts.values()):
                 try:
                     with session.pipeline(one.config.num_stages) as coordinator:

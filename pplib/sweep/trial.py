@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import torch
+
 from pplib import limits
 from pplib.analysis.trials.plausible import check_plausible
 from pplib.analysis.trials.timeline import measure
@@ -89,7 +91,7 @@ def run_trial(
             )
         ],
         environment={
-            **describe_host(),
+            **describe_host("cpu", torch.get_num_threads()),
             "git_commit": git_commit(),
             **{f"{name}_sha256": digest for name, digest in experiment.content.items()},
             "weights_taken": experiment.weights_taken,
@@ -167,7 +169,7 @@ def _disturbed(run: PipelineRun, names: Sequence[str]) -> str:
 
 def provide(experiment: Experiment, coordinator: Coordinator) -> None:
     """Give the devices what they need once: the images to the first, the weights to those that lack them."""
-    coordinator.put_inputs(experiment.batches, experiment.input_spec)
+    coordinator.put_inputs(experiment.inputs, experiment.input_spec)
     for file in experiment.maker.files.values():
         all_or_error(for_each(coordinator.workers, functools.partial(send_weights, file=file), limits.WEIGHTS_S))
 

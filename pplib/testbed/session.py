@@ -12,7 +12,7 @@ import functools
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -176,7 +176,9 @@ def check_rpc_network(testbed: Testbed, backend: str, shaped: bool) -> None:
 
 
 @contextlib.contextmanager
-def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) -> Iterator[Session]:
+def workers_up(
+    testbed: Testbed, backends: Sequence[str], shaped: bool = False, with_torch: Collection[str] | None = None
+) -> Iterator[Session]:
     """Have the workers of `testbed` running: those of the surrounding session, or new ones.
 
     Args:
@@ -184,6 +186,8 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
         backends: what they must offer.
         shaped: whether the link between them is to be shaped; devices on this machine then have a
             network of their own each.
+        with_torch: the devices whose workers load PyTorch before they are ready; None: all. Others load it where a
+            stage or a backend needs it.
 
     Devices of this machine that speak rpc share a network of their own where nothing else is asked for.
 
@@ -217,7 +221,8 @@ def workers_up(testbed: Testbed, backends: Sequence[str], shaped: bool = False) 
         if net is None and "rpc" in backends and testbed.local and testbed.rpc_network == "private":
             net = stack.enter_context(private_network(len(devices)))
         folder = stack.enter_context(own_folder())
-        workers = _start(testbed, token, backends, folder, net, stack)
+        loads = testbed.names if with_torch is None else with_torch
+        workers = _start(testbed, token, backends, loads, folder, net, stack)
         told = SessionFile(
             testbed=digest(testbed),
             token=token.hex(),
@@ -244,6 +249,7 @@ def _start(
     testbed: Testbed,
     token: bytes,
     backends: Sequence[str],
+    with_torch: Collection[str],
     folder: Path,
     net: Namespaces | None,
     stack: contextlib.ExitStack,
@@ -251,9 +257,9 @@ def _start(
     """Start all workers at once, and have them looked after until `stack` unwinds: then they end, all at once."""
     script, limit_s = script_of(backends), testbed.ready_timeout_s
     workers: list[LocalWorker | RemoteWorker] = [
-        RemoteWorker(device, cores, token, script, folder, testbed.tunnel == "ssh")
+        RemoteWorker(device, cores, token, script, folder, testbed.tunnel == "ssh", device.name in with_torch)
         if device.remote
-        else LocalWorker(device, cores, token, script, folder, net.place(i) if net else None)
+        else LocalWorker(device, cores, token, script, folder, net.place(i) if net else None, device.name in with_torch)
         for i, (device, cores) in enumerate(zip(testbed.devices, assign_cores(testbed.devices), strict=True))
     ]
     try:

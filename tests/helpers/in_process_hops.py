@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from pplib.errors import TransportError
 from pplib.pipeline.hops.contract import Inbox, Room
 from pplib.pipeline.stage.loop import StageLoop
 from pplib.pipeline.wire.connection import Deadline
 from pplib.pipeline.wire.plan import TensorSpec
+from pplib.runtimes import Array
 
 
 def one_of_two(runner, stage_index, spec, in_flight=1, inputs=()):
@@ -45,10 +44,10 @@ class InProcessSender:
         if self._inbox.closed.is_set():
             raise TransportError(f"{self._inbox.peer}: the hop was closed")
 
-    def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
+    def send(self, seq: int, array: Array, last: bool, deadline: Deadline) -> None:
         """See Sender; a copy, since the sender will use its memory again."""
         self._check()
-        self._inbox.put(self._trial, seq, tensor.clone(), last)
+        self._inbox.put(self._trial, seq, array.copy(order="K"), last)
 
     def flush(self, deadline: Deadline) -> None:
         """See Sender; nothing is ever pending."""

@@ -9,7 +9,8 @@ from torch import nn
 
 from pplib.errors import ModelError
 from pplib.model.partition import split
-from pplib.model.stages.description import StageDescription, build, describe
+from pplib.model.stages.describe import build, describe
+from pplib.model.stages.description import StageDescription
 from pplib.model.weights.files import load_stage_weights, save_weights
 
 CPU = torch.device("cpu")

@@ -253,7 +253,7 @@ def users(monkeypatch):
 
 @pytest.mark.parametrize("build", WORKS.values(), ids=WORKS)
 def test_works_from_the_pre_check_to_the_plan_that_devices_get(users, tmp_path, monkeypatch, build):
-    from pplib.model.stages.description import build as rebuild
+    from pplib.model.stages.describe import build as rebuild
     from pplib.model.weights.files import load_stage_weights
 
     monkeypatch.setenv("PARETOPIPE_CACHE", str(tmp_path))

@@ -12,8 +12,9 @@ from torch import nn
 
 from pplib.errors import WeightsError
 from pplib.model.partition import PartitionedModel, split
-from pplib.model.stages.description import build, describe
-from pplib.model.weights.files import _TYPES, find_weights, load_stage_weights, save_weights, verify_weights
+from pplib.model.stages.describe import build, describe
+from pplib.model.weights.files import _TYPES, load_stage_weights, save_weights
+from pplib.model.weights.stored import find_weights, verify_weights
 from pplib.model.zoo import build_skeleton, input_shape, load_model
 from tests.helpers.proof import verify_cut
 
@@ -163,7 +164,8 @@ def test_a_worker_with_a_small_stage_of_vgg16_does_not_hold_the_rest(tmp_path):
         import json, sys
         import psutil, torch, torchvision
         from pplib.model.partition import PartitionedModel
-        from pplib.model.weights.files import _TYPES, find_weights, load_stage_weights
+        from pplib.model.weights.files import _TYPES, load_stage_weights
+        from pplib.model.weights.stored import find_weights
         from pplib.model.zoo import build_skeleton
 
         def resident():

@@ -126,7 +126,7 @@ def pipeline(tmp_path, out_s=0.0, back_s=0.0, shift_s=0.0, drift=0.0, jump_s=0.0
         clients = [WorkerClient("near", here, TOKEN), WorkerClient("far", way, TOKEN)]
         with Coordinator(clients) as coordinator:
             experiment = prepare(configuration(TINY))
-            coordinator.put_inputs(experiment.batches, experiment.input_spec)
+            coordinator.put_inputs(experiment.inputs, experiment.input_spec)
             coordinator.open("socket")
             plan = experiment.plan((2,))
             coordinator.prepare(plan)

@@ -8,8 +8,8 @@ import struct
 import threading
 import uuid
 
+import numpy as np
 import pytest
-import torch
 
 from pplib.errors import HandshakeError, ProtocolError, TransportError
 from pplib.pipeline.wire.connection import Connection, Deadline, listen
@@ -291,9 +291,9 @@ def test_a_relay_that_changes_one_bit_of_a_tensor_fails_the_trial(ports, spec, w
     with ring_with_a_relay(ports) as (relay, sender, receiver):
         sender.start(spec, 1)
         receiver.start(spec, 1)
-        deadline, tensor = Deadline(LIMIT_S, "test"), torch.ones(spec.shape)
+        deadline, tensor = Deadline(LIMIT_S, "test"), np.ones(spec.shape, np.float32)
         sender.send(0, tensor, False, deadline)
-        assert torch.equal(receiver.receive(0, spec.allocate(), deadline).tensor, tensor)  # as it is, it is passed on
+        assert np.array_equal(receiver.receive(0, spec.allocate(), deadline).array, tensor)  # as it is, it is passed on
         relay.change = Nth(TENSOR_HEADER_BYTES + position)
         sender.send(1, tensor, False, deadline)
         with pytest.raises(ProtocolError, match="w0: microbatch 1 of trial 1 is not what its sender sent: changed"):
@@ -307,14 +307,14 @@ def test_a_relay_that_repeats_an_earlier_frame_with_its_tag_fails_the_trial(port
         for end in (sender, receiver):
             end.start(SMALL, 1)
         relay.change = lambda octets: seen.append(octets) or octets
-        sender.send(0, torch.zeros(SMALL.shape), False, deadline)
+        sender.send(0, np.zeros(SMALL.shape, np.float32), False, deadline)
         receiver.receive(0, SMALL.allocate(), deadline)
         first = b"".join(seen)
         assert len(first) == sender.payload_bytes
         for end in (sender, receiver):  # the same trial and number once more: only the count of frames differs
             end.start(SMALL, 1)
         relay.change = lambda octets: first
-        sender.send(0, torch.ones(SMALL.shape), False, deadline)
+        sender.send(0, np.ones(SMALL.shape, np.float32), False, deadline)
         with pytest.raises(ProtocolError, match="is not what its sender sent: changed, repeated"):
             receiver.receive(0, SMALL.allocate(), deadline)
 

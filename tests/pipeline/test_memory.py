@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ HUGE = 1 << 60
 
 @pytest.mark.parametrize("allocate", [torch.empty, bytearray])
 def test_a_stage_that_runs_out_of_memory_says_so_and_which_it_is(allocate):
-    loop = one_of_two(lambda tensor: (allocate(HUGE), 0), 0, SPEC, inputs=[torch.zeros(SPEC.shape)])
+    loop = one_of_two(lambda tensor: (allocate(HUGE), 0), 0, SPEC, inputs=[np.zeros(SPEC.shape, np.float32)])
     with pytest.raises(WorkerError, match=r"^stage 0 while it ran: out of memory \(.+\): choose another cut"):
         loop.run(in_process_ring(2)[0], 1, Length(3, 3), Deadline(10, "trial"))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-import torch
 
 from pplib.errors import ProtocolError
 from pplib.pipeline.coordinator.client import WorkerClient
@@ -20,10 +20,7 @@ SPEC = TensorSpec((2, 3, 4, 4), "float32", "channels_last")
 @pytest.fixture
 def client():
     """A client whose worker has just run: seven outputs of 384 bytes."""
-    outputs = [
-        torch.randn(SPEC.shape, generator=torch.Generator().manual_seed(i)).contiguous(memory_format=SPEC.memory_format)
-        for i in range(7)
-    ]
+    outputs = [SPEC.laid_out(np.random.default_rng(i).standard_normal(SPEC.shape, np.float32)) for i in range(7)]
     ran = LastRun(SimpleNamespace(outputs=outputs), 0, None, None, SPEC)
     client = WorkerClient.__new__(WorkerClient)
     client.name, client.outputs, client.sizes = "pi-2", outputs, []
@@ -41,7 +38,7 @@ def client():
 def test_outputs_come_back_bit_for_bit_however_they_are_cut_into_pieces(client, monkeypatch, block):
     monkeypatch.setattr(m, "MAX_BLOCK_BYTES", block)
     got = client.take_outputs(7, SPEC, 10)
-    assert all(torch.equal(a, b) for a, b in zip(got, client.outputs, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(got, client.outputs, strict=True))
     assert max(client.sizes) <= block
     assert sum(client.sizes) == 7 * SPEC.num_bytes
 

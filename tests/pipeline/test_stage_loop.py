@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
-import torch
 
 from pplib.errors import TransportError, WorkerError
 from pplib.pipeline.stage.length import Length
@@ -26,7 +26,7 @@ def _slots(slots, in_flight, stages, i):
 def pipeline(runners, in_flight, count=0, slowdown=1.0, timeout_s=20.0, length=None, slots=None, told=False):
     """Run one pipeline of `runners` in threads of this process; its loops, and what each raised."""
     ring, stages = in_process_ring(len(runners)), len(runners)
-    inputs = [torch.full(SPEC.shape, float(i)) for i in range(3)]
+    inputs = [np.full(SPEC.shape, float(i), np.float32) for i in range(3)]
     loops = [
         StageLoop(
             runner,
@@ -77,7 +77,7 @@ class Busy:
 
 
 def test_encoding_and_decoding_take_longer_on_a_slow_device_as_computing_does():
-    ring, inputs = in_process_ring(2), [torch.ones(SPEC.shape)]
+    ring, inputs = in_process_ring(2), [np.ones(SPEC.shape, np.float32)]
     loops = [
         StageLoop(double, stage_index=i, num_stages=2, tensor_in=SPEC, tensor_out=SPEC, result=SPEC, in_flight=1,
                   slots=(1, 1), inputs=inputs, slowdown=3.0, decoder=Busy() if i else None,

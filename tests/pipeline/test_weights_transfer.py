@@ -11,7 +11,7 @@ import pytest
 
 from pplib.cache import is_used
 from pplib.errors import WorkerError
-from pplib.model.weights.files import WeightsFile
+from pplib.model.weights.stored import WeightsFile
 from pplib.pipeline.coordinator.weights_sending import send_weights
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.connection import Connection

@@ -65,7 +65,7 @@ def exactly(count):
 
 def run(pipeline, experiment, points, backend="socket"):
     plan = experiment.plan(points)
-    pipeline.put_inputs(experiment.batches, experiment.input_spec)
+    pipeline.put_inputs(experiment.inputs, experiment.input_spec)
     pipeline.open(backend)
     prepared = pipeline.prepare(plan)
     return prepared, pipeline.run(plan, exactly(1 + len(experiment.batches)), 60)
@@ -186,7 +186,7 @@ def test_a_killed_worker_fails_the_run_within_seconds_and_is_named():
     experiment = prepare(configuration({**TINY, "partition_points": [2]}))
     with coordinator([Device(name="a"), Device(name="b", slowdown=3000.0)]) as pipeline:
         victim, plan = pipeline.started[1][0].pid, experiment.plan((2,))
-        pipeline.put_inputs(experiment.batches, experiment.input_spec)
+        pipeline.put_inputs(experiment.inputs, experiment.input_spec)
         pipeline.open("socket")
         pipeline.prepare(plan)
         threading.Timer(1.0, os.kill, (victim, signal.SIGKILL)).start()
@@ -204,7 +204,7 @@ def test_after_a_run_that_was_given_up_the_next_one_is_right(backend, monkeypatc
     experiment = prepare(configuration({**TINY, "partition_points": [2]}))
     plan = experiment.plan((2,))
     with coordinator([Device(name="a"), Device(name="b", slowdown=2000.0)], ("socket", "rpc")) as pipeline:
-        pipeline.put_inputs(experiment.batches, experiment.input_spec)
+        pipeline.put_inputs(experiment.inputs, experiment.input_spec)
         pipeline.open(backend)
         pipeline.prepare(plan)
         with pytest.raises(WorkerError, match=r"not done within 1 s|given up|closed"):
@@ -270,7 +270,7 @@ def test_stages_of_unlike_plans_never_run_together(two_workers):
     """Two stages whose weights come from different sources: the second plan is not the one prepared."""
     one, other = (prepare(configuration({**TINY, "partition_points": [2], "seed": seed})) for seed in (1, 2))
     assert one.plan((2,)).digest != other.plan((2,)).digest
-    two_workers.put_inputs(one.batches, one.input_spec)
+    two_workers.put_inputs(one.inputs, one.input_spec)
     two_workers.open("socket")
     two_workers.prepare(one.plan((2,)))
     with pytest.raises(WorkerError, match="asked to run a plan that this worker has not prepared"):
@@ -306,10 +306,11 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     parent.stdout.close()
 
 
-def test_a_worker_needs_no_library_of_the_notebooks():
+def test_a_worker_needs_no_library_of_the_notebooks_and_pytorch_only_for_stages_of_its_own():
     code = (
         "import sys, pplib.pipeline.worker.worker, pplib.pipeline.worker.command_line\n"
         "heavy = {'pandas', 'altair', 'papermill', 'fabric', 'IPython', 'jupyterlab', 'ipywidgets', 'moocore'}\n"
+        "heavy |= {'torch', 'torchvision', 'safetensors', 'PIL', 'onnxruntime', 'openvino'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)

@@ -21,6 +21,7 @@ from pplib.model.data import load_images
 from pplib.model.weights.files import save_weights
 from pplib.model.zoo import load_model
 from pplib.pipeline.monitor.host import no_bfloat16
+from pplib.pipeline.stage.tensors import array_of
 from pplib.records import read_record, trial_path
 from pplib.runtimes import NAMES, runtime
 from pplib.sweep.claim import claim_folder
@@ -195,10 +196,10 @@ def experiment(digits):
 @pytest.mark.parametrize("lossy", [False, True])
 def test_outputs_that_are_perturbed_are_judged_by_rounding_or_by_agreement(experiment, monkeypatch, lossy):
     monkeypatch.setattr(Configuration, "lossy", lossy)
-    outputs = [*experiment.references, *experiment.references[:2]]
+    outputs = [array_of(one) for one in (*experiment.references, *experiment.references[:2])]
     assert experiment.check_outputs(outputs).top1_agreement == 1
-    louder = [one * 1.1 for one in outputs]  # the same classes
-    wrong = [one.flip(1) for one in outputs[:1]] + outputs[1:]  # of the first 8 of 160
+    louder = [one * np.float32(1.1) for one in outputs]  # the same classes
+    wrong = [one[:, ::-1].copy() for one in outputs[:1]] + outputs[1:]  # of the first 8 of 160
     if lossy:
         assert experiment.check_outputs(louder).accuracy == pytest.approx(own_accuracy())
         with pytest.raises(TrialError, match=r"the same class for 95\.\d\d% of 160 images, expected 97\.00% at least"):

@@ -14,7 +14,8 @@ from torch import nn
 
 from pplib.errors import ConfigError, ModelError
 from pplib.model.partition import PartitionedModel
-from pplib.model.weights.files import WeightsFile, save_tensors
+from pplib.model.weights.files import save_tensors
+from pplib.model.weights.stored import WeightsFile
 
 if TYPE_CHECKING:
     import onnx

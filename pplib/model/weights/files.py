@@ -1,13 +1,10 @@
-"""The model room: weight files, one per content, kept by hash; a stage loads its own tensors only."""
+"""Tensors written into files of weights, and read from them: a stage loads its own and no others."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +16,9 @@ from torch import nn
 from pplib.cache import cache_dir as cache_folder
 from pplib.cache import put, use, weights_dir, writing
 from pplib.errors import WeightsError
+from pplib.model.weights.stored import WeightsFile, digest_of, is_intact
 
 _SHOWN = 4
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """A model's tensors on disk. `sha256` is the hash of the file's content, and its name."""
-
-    path: Path
-    sha256: str
-    num_bytes: int
 
 
 def save_weights(
@@ -79,7 +68,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], cache_dir: Path | None = None
             try:
                 save_file(tensors, temporary)
                 temporary.chmod(0o644)
-                digest = _hash(temporary)
+                digest = digest_of(temporary)
                 file = WeightsFile(folder / f"{digest}.safetensors", digest, temporary.stat().st_size)
                 if not is_intact(file):
                     put(temporary, file.path)
@@ -91,58 +80,6 @@ def save_tensors(tensors: dict[str, torch.Tensor], cache_dir: Path | None = None
         raise WeightsError(
             f"{folder}: cannot keep weights there: {exc}; set PARETOPIPE_CACHE to another folder, or make room"
         ) from exc
-
-
-def find_weights(sha256: str, cache_dir: Path | None = None) -> WeightsFile:
-    """The weights with this hash in this device's cache.
-
-    Raises:
-        WeightsError: not there; says where it looked.
-    """
-    path = weights_dir(cache_dir) / f"{sha256}.safetensors"
-    try:
-        return WeightsFile(path, sha256, path.stat().st_size)
-    except OSError as exc:
-        raise WeightsError(
-            f"weights {sha256[:12]}: not on this device: looked for {path}; send them to it, or set PARETOPIPE_CACHE "
-            "to the folder that holds them"
-        ) from exc
-
-
-_verified: set[tuple[str, str, int, int]] = set()
-
-
-def verify_weights(file: WeightsFile) -> None:
-    """Make sure that a file's content has the hash it is known by; an unchanged file is read once per process.
-
-    Raises:
-        WeightsError: missing, or the content has another hash; then the file is removed.
-    """
-    try:
-        status = file.path.stat()
-        key = (str(file.path), file.sha256, status.st_size, status.st_mtime_ns)
-        if key in _verified:
-            return
-        found = _hash(file.path)
-    except OSError as exc:
-        raise WeightsError(f"{file.path}: cannot be read: {exc}") from exc
-    if found != file.sha256:
-        with contextlib.suppress(OSError):  # what cannot be removed is replaced
-            file.path.unlink()
-        raise WeightsError(
-            f"{file.path}: the content has the hash {found[:12]}, expected {file.sha256[:12]}: the file was damaged, "
-            "and is removed: start again, and it is made anew"
-        )
-    _verified.add(key)
-
-
-def is_intact(file: WeightsFile) -> bool:
-    """Whether a file is there with the content it is known by; a damaged one is removed."""
-    try:
-        verify_weights(file)
-    except WeightsError:
-        return False
-    return True
 
 
 def load_stage_weights(stage: nn.Module, file: WeightsFile) -> None:
@@ -221,8 +158,3 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             for name, value in table.items():
                 if isinstance(value, torch.Tensor):
                     yield f"{prefix}.{name}".lstrip("."), value
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
-
-import torch
 
 from pplib import limits
 from pplib.errors import HandshakeError, ProtocolError, TransportError, WorkerError
-from pplib.model.weights.files import WeightsFile
+from pplib.model.weights.stored import WeightsFile
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.connection import Deadline, Endpoint, name_of
 from pplib.pipeline.wire.frames import receive_message, send_message
 from pplib.pipeline.wire.handshake import CONTROL, Claim, reach
 from pplib.pipeline.wire.plan import TensorSpec
+from pplib.runtimes import Array
 
 R = TypeVar("R", bound=m.Reply)
 
@@ -110,8 +109,8 @@ class WorkerClient:
             )
         return reply
 
-    def take_outputs(self, count: int, spec: TensorSpec, timeout_s: float) -> list[torch.Tensor]:
-        """The outputs of the last run, `count` tensors, in pieces that a message can hold."""
+    def take_outputs(self, count: int, spec: TensorSpec, timeout_s: float) -> list[Array]:
+        """The outputs of the last run, `count` arrays, in pieces that a message can hold."""
         outputs = [spec.allocate() for _ in range(count)]
         total, offset = count * spec.num_bytes, 0
         while offset < total:
@@ -134,14 +133,11 @@ class WorkerClient:
         """The worker's monotonic clock, in ns."""
         return self.expect(m.Ping(), m.Pong, 10).monotonic_ns
 
-    def put_inputs(self, inputs: Sequence[torch.Tensor], spec: TensorSpec) -> None:
+    def put_inputs(self, inputs: Sequence[Array], spec: TensorSpec) -> None:
         """Give the worker the images of the first stage, once for all partition points."""
 
-        def tensors() -> Iterator[memoryview]:
-            for tensor in inputs:
-                yield spec.bytes_of(tensor.contiguous(memory_format=spec.memory_format))
-
-        self._put(m.PutInputs(spec=spec, count=len(inputs)), tensors(), Deadline(limits.INPUTS_S, "inputs"))
+        blocks = (spec.bytes_of(spec.laid_out(one)) for one in inputs)
+        self._put(m.PutInputs(spec=spec, count=len(inputs)), blocks, Deadline(limits.INPUTS_S, "inputs"))
 
     def put_weights(self, file: WeightsFile, offset: int) -> int:
         """Send a weights file from `offset` on; how many bytes that was.

@@ -10,8 +10,6 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from pplib import limits
 from pplib.config import Backend
 from pplib.errors import ParetoPipeError, ProtocolError, TransportError, TrialError, WorkerError
@@ -26,6 +24,7 @@ from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.connection import name_of, tunnel_end
 from pplib.pipeline.wire.plan import PipelinePlan, TensorSpec
 from pplib.records import StageTimeline
+from pplib.runtimes import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class PipelineRun:
 
     timelines: list[StageTimeline]
     returned_s: list[float]
-    outputs: list[torch.Tensor]
+    outputs: list[Array]
     payload_bytes: list[int]
     usages: list[Usage | None]
     energy: TotalEnergy | None
@@ -90,7 +89,7 @@ class Coordinator:
             None if worker.description.boot_id == boot_id() else measure_offset(worker.ping) for worker in self.workers
         ]
 
-    def put_inputs(self, inputs: Sequence[torch.Tensor], spec: TensorSpec) -> None:
+    def put_inputs(self, inputs: Sequence[Array], spec: TensorSpec) -> None:
         """Place the images on the first device."""
         self.workers[0].put_inputs(inputs, spec)
 

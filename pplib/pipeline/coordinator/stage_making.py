@@ -17,8 +17,9 @@ from pplib.model.exported.int8 import quantised
 from pplib.model.exported.onnx_model import OnnxModel, export
 from pplib.model.partition import PartitionedModel
 from pplib.model.ranges import Range, ranges
-from pplib.model.stages.description import StageDescription, describe
-from pplib.model.weights.files import WeightsFile
+from pplib.model.stages.describe import describe
+from pplib.model.stages.description import StageDescription
+from pplib.model.weights.stored import WeightsFile
 from pplib.pipeline.wire.plan import Encoding, ExportedStage, StageForm
 from pplib.runtimes import Place, Precision, installed, runtime
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pplib import limits
 from pplib.errors import WorkerError
-from pplib.model.weights.files import WeightsFile
+from pplib.model.weights.stored import WeightsFile
 from pplib.pipeline.coordinator.client import WorkerClient, WorkerLost
 from pplib.pipeline.wire import messages as m
 

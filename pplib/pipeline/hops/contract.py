@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import torch
-
 from pplib import limits
 from pplib.errors import ProtocolError, TransportError
 from pplib.pipeline.wire.connection import Deadline
 from pplib.pipeline.wire.plan import TensorSpec
+from pplib.runtimes import Array
 
 
 class Earlier(Deadline):
@@ -26,11 +25,11 @@ class Earlier(Deadline):
 
 
 class Arrival(NamedTuple):
-    """A microbatch that came over a hop: its tensor, the monotonic ns at which it was complete in memory,
+    """A microbatch that came over a hop: its array, the monotonic ns at which it was complete in memory,
     and whether the trial ends with it.
     """
 
-    tensor: torch.Tensor
+    array: Array
     received_ns: int
     last: bool
 
@@ -44,8 +43,8 @@ class Sender(Protocol):
     def wait_for_room(self, deadline: Deadline) -> None:
         """Return when the next stage has granted one more microbatch than were sent."""
 
-    def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
-        """Hand `tensor` over; returns when its memory may be used again, not when it has arrived."""
+    def send(self, seq: int, array: Array, last: bool, deadline: Deadline) -> None:
+        """Hand `array` over; returns when its memory may be used again, not when it has arrived."""
 
     def flush(self, deadline: Deadline) -> None:
         """Return when nothing is pending any more; raise what went wrong on the way."""
@@ -68,8 +67,8 @@ class Receiver(Protocol):
     def grant(self, deadline: Deadline) -> None:
         """Tell the previous stage that there is room for one more microbatch."""
 
-    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> Arrival:
-        """Wait for microbatch `seq`; its tensor is `slot`, filled, or memory of the backend's own."""
+    def receive(self, seq: int, slot: Array, deadline: Deadline) -> Arrival:
+        """Wait for microbatch `seq`; its array is `slot`, filled, or memory of the backend's own."""
 
 
 class Hops(Protocol):
@@ -94,7 +93,7 @@ class Hops(Protocol):
 class _Parcel:
     trial: int
     seq: int
-    tensor: torch.Tensor
+    array: Array
     last: bool
     received_ns: int
 
@@ -147,9 +146,9 @@ class Inbox:
         self._trial = -1
         self._latest_ns = 0
 
-    def put(self, trial: int, seq: int, tensor: torch.Tensor, last: bool) -> None:
+    def put(self, trial: int, seq: int, array: Array, last: bool) -> None:
         """Called on arrival; takes the time."""
-        self._arrived.put(_Parcel(trial, seq, tensor, last, time.monotonic_ns()))
+        self._arrived.put(_Parcel(trial, seq, array, last, time.monotonic_ns()))
 
     def start(self, spec: TensorSpec, trial: int) -> None:
         """See Receiver."""
@@ -160,7 +159,7 @@ class Inbox:
         """See Receiver."""
         self._grant(self._trial)
 
-    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> Arrival:
+    def receive(self, seq: int, slot: Array, deadline: Deadline) -> Arrival:
         """See Receiver; `slot` is not used."""
         patience = Earlier(deadline)
         while seq not in self._early:
@@ -180,17 +179,17 @@ class Inbox:
         parcel = self._early.pop(seq)
         # One that overtook others cannot be taken up before them: it counts as received with the last of them.
         self._latest_ns = max(self._latest_ns, parcel.received_ns)
-        return Arrival(parcel.tensor, self._latest_ns, parcel.last)
+        return Arrival(parcel.array, self._latest_ns, parcel.last)
 
     def _check(self, parcel: _Parcel, seq: int) -> None:
-        got, spec = parcel.tensor, self._spec
-        shorter = spec is not None and not spec.exact and 0 < got.numel() <= spec.num_bytes and got.dim() == 1
-        expected = spec and (tuple(got.shape) if shorter else spec.shape, spec.torch_dtype)
-        dense = spec is not None and got.is_contiguous(memory_format=spec.memory_format)
+        got, spec = parcel.array, self._spec
+        shorter = spec is not None and not spec.exact and 0 < got.size <= spec.num_bytes and got.ndim == 1
+        expected = spec and (got.shape if shorter else spec.shape, spec.array_dtype)
+        dense = spec is not None and spec.is_laid_out(got)
         fresh = parcel.seq >= seq and parcel.seq not in self._early
-        if parcel.trial != self._trial or not fresh or (tuple(got.shape), got.dtype) != expected or not dense:
+        if parcel.trial != self._trial or not fresh or (got.shape, got.dtype) != expected or not dense:
             raise ProtocolError(
                 f"{self.peer}: sent microbatch {parcel.seq} of trial {parcel.trial} as {got.dtype} "
-                f"{tuple(got.shape)}, expected microbatch {seq} of trial {self._trial} as {spec}: both workers "
+                f"{got.shape}, expected microbatch {seq} of trial {self._trial} as {spec}: both workers "
                 "need the same partition point"
             )

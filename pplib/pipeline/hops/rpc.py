@@ -26,6 +26,7 @@ from pplib.pipeline.process.threads import Companion, end_unless
 from pplib.pipeline.wire.addresses import address_of, check_listening, interface_of, listening
 from pplib.pipeline.wire.connection import Deadline, notice_a_dead_link
 from pplib.pipeline.wire.plan import TensorSpec
+from pplib.runtimes import Array
 
 _TOOK = "took a tensor"
 
@@ -35,7 +36,7 @@ _rooms: dict[str, Room] = {}
 
 def _deliver(run: str, trial: int, seq: int, tensor: torch.Tensor, last: bool) -> None:
     """Runs on the receiving worker, in one of its rpc threads."""
-    _inboxes[run].put(trial, seq, tensor, last)
+    _inboxes[run].put(trial, seq, tensor.numpy(), last)
 
 
 def _grant(run: str, trial: int) -> None:
@@ -69,11 +70,11 @@ class RpcSender:
         """See Sender."""
         self.room.wait(self.look, deadline)
 
-    def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
-        """See Sender; TensorPipe keeps the tensor alive until it is sent, and stages make new ones."""
+    def send(self, seq: int, array: Array, last: bool, deadline: Deadline) -> None:
+        """See Sender; TensorPipe keeps the memory alive until it is sent, and stages make new ones."""
         while self._pending and self._pending[0].done():
             self._settle(deadline)
-        arguments = (self._run, self._trial, seq, tensor, last)
+        arguments = (self._run, self._trial, seq, torch.from_numpy(array), last)
         timeout = max(0.1, deadline.left_s)
         try:
             self._pending.append(rpc.rpc_async(self._to, _deliver, args=arguments, timeout=timeout))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from pplib.errors import ProtocolError, TransportError
 from pplib.pipeline.hops.contract import Arrival, Earlier
 from pplib.pipeline.wire.connection import Connection, Deadline
 from pplib.pipeline.wire.frames import TENSOR_HEADER_BYTES, check_tensor_header, tensor_header
 from pplib.pipeline.wire.plan import TensorSpec
 from pplib.pipeline.wire.seal import TAG_BYTES, check_tag
+from pplib.runtimes import Array
 
 PIECE_BYTES = 1 << 18  # is proved while it is still in the cache
 _ROOM = b"\1"
@@ -49,11 +48,11 @@ class SocketSender(_End):
             expected = connection.seals.receiving.of([_ROOM])
             check_tag(expected, connection.receive(TAG_BYTES, deadline), f"{connection.peer}: a grant")
 
-    def send(self, seq: int, tensor: torch.Tensor, last: bool, deadline: Deadline) -> None:
+    def send(self, seq: int, array: Array, last: bool, deadline: Deadline) -> None:
         """See Sender; returns when the kernel has all of it."""
         spec, trial = self._expected()
-        spec = spec.as_long_as(tensor)
-        header, content = tensor_header(spec, trial, seq, last), spec.bytes_of(tensor)
+        spec = spec.as_long_as(array)
+        header, content = tensor_header(spec, trial, seq, last), spec.bytes_of(array)
         if self._connection.seals is None:
             self._connection.send([header, content], deadline)
             return
@@ -91,7 +90,7 @@ class SocketReceiver(_End):
         seals = self._connection.seals
         self._connection.send([_ROOM] if seals is None else [_ROOM, seals.sending.of([_ROOM])], deadline)
 
-    def receive(self, seq: int, slot: torch.Tensor, deadline: Deadline) -> Arrival:
+    def receive(self, seq: int, slot: Array, deadline: Deadline) -> Arrival:
         """See Receiver."""
         spec, trial = self._expected()
         connection, patience = self._connection, Earlier(deadline)

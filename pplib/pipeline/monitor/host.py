@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import platform
+import runpy
 import subprocess
 import sys
 import uuid
@@ -12,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from pplib import ROOT, __version__
 from pplib.errors import WorkerError
@@ -30,8 +31,13 @@ def boot_id() -> str:
         return f"process-{uuid.uuid4()}"
 
 
-def describe_host(torch_device: str = "cpu") -> dict[str, str | int | float]:
-    """CPU, memory, versions, threads and cores of this process."""
+def describe_host(torch_device: str, threads: int) -> dict[str, str | int | float]:
+    """CPU, memory, versions and cores of this process.
+
+    Args:
+        torch_device: as in the device file.
+        threads: inside one operation of a stage.
+    """
     facts: dict[str, str | int | float] = {
         "cpu": _cpu_model(),
         "machine": platform.machine(),
@@ -39,11 +45,10 @@ def describe_host(torch_device: str = "cpu") -> dict[str, str | int | float]:
         "logical_cpus": psutil.cpu_count() or 0,
         "memory_bytes": psutil.virtual_memory().total,
         "python": platform.python_version(),
-        "torch": str(torch.__version__),
+        "torch": torch_version(),
         "pplib": __version__,
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "cores": _cores(),
-        "fp32_precision": getattr(torch.backends, "fp32_precision"),  # noqa: B009 (unknown to its type stubs)
         "torch_device": torch_device,
     }
     if torch_device != "cpu":
@@ -51,7 +56,28 @@ def describe_host(torch_device: str = "cpu") -> dict[str, str | int | float]:
     return facts
 
 
-def gpu_name(torch_device: str, cuda: Any = torch.cuda) -> str:
+def torch_version() -> str:
+    """The version of PyTorch, which need not be loaded for it; empty where it is not installed."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return ""
+    return str(runpy.run_path(str(Path(found.origin).with_name("version.py")))["__version__"])
+
+
+def _cuda() -> Any:
+    """PyTorch's words for GPUs.
+
+    Raises:
+        WorkerError: it is not installed.
+    """
+    try:
+        import torch.cuda
+    except ModuleNotFoundError as exc:
+        raise WorkerError("a GPU is found by PyTorch, which is not installed here: install it, or use cpu") from exc
+    return torch.cuda
+
+
+def gpu_name(torch_device: str, cuda: Any = None) -> str:
     """The name of the GPU that `cuda` or `cuda:N` means.
 
     Args:
@@ -61,19 +87,20 @@ def gpu_name(torch_device: str, cuda: Any = torch.cuda) -> str:
     Raises:
         WorkerError: there is no such GPU.
     """
+    cuda = cuda or _cuda()
     count = cuda.device_count() if cuda.is_available() else 0
-    index = torch.device(torch_device).index or 0
+    index = int(torch_device.partition(":")[2] or 0)
     if index < count:
         return str(cuda.get_device_name(index))
     seen = ", ".join(f"cuda:{i} ({cuda.get_device_name(i)})" for i in range(count))
     advice = f"choose {seen}, or cpu" if count else "it needs a build with CUDA, and NVIDIA's driver; or use cpu"
     raise WorkerError(
-        f"torch_device {torch_device}: no such GPU: PyTorch {torch.__version__} sees {count or 'no'} CUDA "
+        f"torch_device {torch_device}: no such GPU: PyTorch {torch_version()} sees {count or 'no'} CUDA "
         f"device{'' if count == 1 else 's'}: {advice}"
     )
 
 
-def no_bfloat16(torch_device: str, cpuinfo: Path = Path("/proc/cpuinfo"), cuda: Any = torch.cuda) -> str:
+def no_bfloat16(torch_device: str, cpuinfo: Path = Path("/proc/cpuinfo"), cuda: Any = None) -> str:
     """Why a device would emulate arithmetic in bfloat16; empty where its processor has it.
 
     Args:
@@ -82,7 +109,7 @@ def no_bfloat16(torch_device: str, cpuinfo: Path = Path("/proc/cpuinfo"), cuda: 
         cuda: a module like torch.cuda, for tests.
     """
     if torch_device != "cpu":
-        capability = cuda.get_device_capability(torch.device(torch_device))
+        capability = (cuda or _cuda()).get_device_capability(torch_device)
         return "" if capability >= _FIRST_GPU else f"a GPU of compute capability {capability}, expected {_FIRST_GPU}"
     try:
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))]

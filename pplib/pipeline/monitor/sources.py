@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from pplib import limits
 from pplib.errors import ParetoPipeError
 
@@ -128,6 +126,8 @@ def open_gpu(torch_device: str, nvml: Any = None, uuid: str | None = None) -> Gp
     try:
         nvml.nvmlInit()
         if uuid is None:
+            import torch
+
             uuid = str(torch.cuda.get_device_properties(torch_device).uuid)
             uuid = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
         return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), uuid)

@@ -1,21 +1,17 @@
-"""From a plan to a running stage: build it on the meta device, load its tensors, put it on its device."""
+"""From a plan to a running stage: by PyTorch, which is loaded where a stage needs it, or by another runtime."""
 
 from __future__ import annotations
 
+import importlib
 import time
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
-from pplib.errors import ModelError
-from pplib.model.stages.description import StageDescription, build
-from pplib.model.stages.optimise import optimise
-from pplib.model.weights.files import find_weights, load_stage_weights, verify_weights
+from pplib.errors import ModelError, WorkerError
+from pplib.model.weights.stored import find_weights, verify_weights
 from pplib.pipeline.process.memory import memory_for
-from pplib.pipeline.stage.runners import ExportedRunner, InBfloat16, Runner, make_runner, use_ieee_precision
+from pplib.pipeline.stage.runners import ExportedRunner, Runner
 from pplib.pipeline.wire.plan import ExportedStage, PipelinePlan, TensorSpec
-from pplib.runtimes import Place, runtime
+from pplib.runtimes import EAGER, Place, missing, runtime
 
 
 @dataclass(frozen=True)
@@ -30,46 +26,37 @@ class BuiltStage:
 
 
 class StageBuilder:
-    """Builds the stages of one worker."""
+    """Builds the stages of one worker.
 
-    def __init__(self, torch_device: str) -> None:
-        use_ieee_precision()
-        self._device = torch.device(torch_device)
+    Args:
+        torch_device: where they run, as torch names it.
+        threads: inside one operation.
+    """
+
+    def __init__(self, torch_device: str, threads: int) -> None:
+        self._device, self._threads = torch_device, threads
 
     def build(self, plan: PipelinePlan, stage_index: int) -> BuiltStage:
         """Build stage `stage_index` of `plan`, holding the tensors of that stage and no others.
 
         Raises:
             ModelError: the description names what no stage may have; weights missing, damaged or not of this model.
-            WorkerError: there is not enough memory for it.
+            WorkerError: there is not enough memory for it; or its runtime is not installed here.
         """
-        with memory_for(f"stage {stage_index} while it was built"):
-            return self._build(plan, stage_index)
-
-    def _build(self, plan: PipelinePlan, stage_index: int) -> BuiltStage:
-        start = time.monotonic()
         if not 0 <= stage_index < min(len(plan.stages), len(plan.tensors) - 1):
             raise ModelError(f"stage {stage_index} of a plan that describes {len(plan.stages)}")
-        stage = plan.stages[stage_index]
-        if isinstance(stage, ExportedStage):
-            runner, param_bytes = self._opened(stage, plan.tensors[stage_index + 1])
-        else:
-            runner, param_bytes = self._made(stage, plan, stage_index)
-        return BuiltStage(plan, stage_index, runner, param_bytes, build_s=time.monotonic() - start)
+        stage, out = plan.stages[stage_index], plan.tensors[stage_index + 1]
+        with memory_for(f"stage {stage_index} while it was built"):
+            if not isinstance(stage, ExportedStage):
+                load_torch()
+                from pplib.pipeline.stage.eager import make_stage
 
-    def _made(self, description: StageDescription, plan: PipelinePlan, stage_index: int) -> tuple[Runner, int]:
-        """A module of PyTorch's."""
-        empty = build(description, self._device)
-        weights = find_weights(plan.weights_sha256)
-        verify_weights(weights)
-        load_stage_weights(empty, weights)
-        stage: nn.Module = optimise(empty) if plan.optimize else empty
-        stage.eval().to(self._device)
-        if plan.precision == "bfloat16":
-            stage = InBfloat16(stage)
-        held = [*stage.parameters(), *stage.buffers()]
-        param_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held)
-        return make_runner(stage, self._device, plan, stage_index), param_bytes
+                start = time.monotonic()
+                runner, param_bytes = make_stage(stage, plan, stage_index, self._device, self._threads)
+            else:
+                start = time.monotonic()
+                runner, param_bytes = self._opened(stage, out)
+        return BuiltStage(plan, stage_index, runner, param_bytes, build_s=time.monotonic() - start)
 
     def _opened(self, stage: ExportedStage, out: TensorSpec) -> tuple[Runner, int]:
         """A graph of another runtime."""
@@ -77,6 +64,18 @@ class StageBuilder:
             return ExportedRunner(None, out), 0
         weights = find_weights(stage.weights_sha256)
         verify_weights(weights)
-        place = Place(torch.get_num_threads(), str(self._device), stage.precision)
+        place = Place(self._threads, self._device, stage.precision)
         opened = runtime(stage.runtime).open_stage(stage.graph, weights.path.parent, place)
         return ExportedRunner(opened, out), stage.param_bytes
+
+
+def load_torch() -> None:
+    """Load PyTorch, which takes seconds: what follows does not.
+
+    Raises:
+        WorkerError: it is not installed here.
+    """
+    try:
+        importlib.import_module("pplib.pipeline.stage.eager")
+    except ModuleNotFoundError as exc:
+        raise WorkerError(missing(EAGER, "PyTorch is not installed here")) from exc

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-import torch
-
 from pplib import limits
 from pplib.errors import ProtocolError, TransportError, WorkerError
 from pplib.pipeline.hops.contract import Hops
@@ -24,17 +22,18 @@ from pplib.pipeline.wire.codecs import Codec
 from pplib.pipeline.wire.connection import Deadline
 from pplib.pipeline.wire.messages import Moments
 from pplib.pipeline.wire.plan import TensorSpec
+from pplib.runtimes import Array
 
 T = TypeVar("T")
 
 
 class _Microbatch(NamedTuple):
-    """What passes from thread to thread: a tensor, the slot it takes on stages that receive, and whether it is the
+    """What passes from thread to thread: an array, the slot it takes on stages that receive, and whether it is the
     last. Some backends bring memory of their own; a slot is taken all the same, for it stands for room.
     """
 
-    tensor: torch.Tensor
-    slot: torch.Tensor | None
+    array: Array
+    slot: Array | None
     last: bool
 
 
@@ -84,7 +83,7 @@ class StageLoop:
         result: TensorSpec,
         in_flight: int,
         slots: tuple[int, int],
-        inputs: Sequence[torch.Tensor] = (),
+        inputs: Sequence[Array] = (),
         slowdown: float = 1.0,
         decoder: Codec | None = None,
         encoder: Codec | None = None,
@@ -102,7 +101,7 @@ class StageLoop:
         self.trace = Moments()
         self._carried_bytes: list[int] = []
         self._last_seq: int | None
-        self.outputs: list[torch.Tensor] = []
+        self.outputs: list[Array] = []
         self.halt = Halt()
 
     def run(self, hops: Hops, trial: int, length: Length, deadline: Deadline) -> None:
@@ -122,7 +121,7 @@ class StageLoop:
         self._admitted, self._last_seq = 0, None
         self._arrived: queue.SimpleQueue[_Microbatch] = queue.SimpleQueue()
         self._leaving: queue.SimpleQueue[_Microbatch] = queue.SimpleQueue()
-        self._free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Array] = queue.SimpleQueue()
         self._credits: queue.SimpleQueue[None] = queue.SimpleQueue()
         hops.sender.start(self._carried_out, trial)
         hops.receiver.start(self._result if self.is_first else self._carried_in, trial)
@@ -176,12 +175,12 @@ class StageLoop:
             self.trace.ready_ns.append(time.monotonic_ns())
             if self._tells_room:
                 self._hops.receiver.grant(self._deadline)
-            tensor, received, last = self._hops.receiver.receive(seq, slot, self._deadline)
+            array, received, last = self._hops.receiver.receive(seq, slot, self._deadline)
             self._length.check(seq, last, self._hops.receiver.peer)
             self.trace.received_ns.append(received)
             if self._decoder is not None:
-                tensor = self._timed(self._decoder.decode, tensor, self.trace.decode_ns)
-            self._arrived.put(_Microbatch(tensor, slot, last))
+                array = self._timed(self._decoder.decode, array, self.trace.decode_ns)
+            self._arrived.put(_Microbatch(array, slot, last))
             if last:
                 return
 
@@ -202,26 +201,24 @@ class StageLoop:
 
     def _send(self) -> None:
         for seq in itertools.count():
-            tensor, slot, last = self._get(self._leaving)
+            array, slot, last = self._get(self._leaving)
             if self._encoder is not None:
-                tensor = self._timed(self._encoder.encode, tensor, self.trace.encode_ns)
-            self._carried_bytes.append(tensor.nbytes)
+                array = self._timed(self._encoder.encode, array, self.trace.encode_ns)
+            self._carried_bytes.append(array.nbytes)
             if self._awaits_room:
                 self._hops.sender.wait_for_room(self._deadline)
             self.trace.send_start_ns.append(time.monotonic_ns())
-            self._hops.sender.send(seq, tensor, last, self._deadline)
+            self._hops.sender.send(seq, array, last, self._deadline)
             if slot is not None:
                 self._free.put(slot)
             if last:
                 break
         self._hops.sender.flush(self._deadline)
 
-    def _timed(
-        self, change: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor, taken_ns: list[int]
-    ) -> torch.Tensor:
-        """What `change` makes of a tensor; how long that took is added to `taken_ns`."""
+    def _timed(self, change: Callable[[Array], Array], array: Array, taken_ns: list[int]) -> Array:
+        """What `change` makes of an array; how long that took is added to `taken_ns`."""
         start = time.monotonic_ns()
-        changed = change(tensor)
+        changed = change(array)
         if self._slowdown > 1:
             time.sleep((self._slowdown - 1) * (time.monotonic_ns() - start) * 1e-9)
         taken_ns.append(time.monotonic_ns() - start)
@@ -247,23 +244,23 @@ class StageLoop:
     def _compute(self) -> None:
         trace = self.trace
         for seq in itertools.count():
-            tensor, slot, last = self._next(seq)
+            array, slot, last = self._next(seq)
             start = time.monotonic_ns()
-            output, copied = self._runner(tensor)
+            output, copied = self._runner(array)
             if self._slowdown > 1:
                 time.sleep((self._slowdown - 1) * (time.monotonic_ns() - start) * 1e-9)
             end = time.monotonic_ns()
             trace.compute_start_ns.append(start)
             trace.compute_end_ns.append(end)
             trace.copy_ns.append(copied)
-            got, expected = (tuple(output.shape), output.dtype), (self._out.shape, self._out.torch_dtype)
+            got, expected = (output.shape, output.dtype), (self._out.shape, self._out.array_dtype)
             if got != expected:
                 raise WorkerError(
                     f"stage {self._stage_index}: microbatch {seq} came out as {got[1]} {got[0]}, expected {self._out}: "
                     "its shape depends on more than the input's shape, which cannot be cut"
                 )
             if self.is_last:  # the runner, and whoever receives into the slot, use that memory again
-                self.outputs.append(output.clone())
+                self.outputs.append(output.copy(order="K"))
             self._leaving.put(_Microbatch(output, slot, last))
             if last:
                 return

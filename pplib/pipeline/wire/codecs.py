@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pplib.errors import ProtocolError, WorkerError
 from pplib.links import INT8_STEPS
-from pplib.pipeline.wire.plan import Encoding, PipelinePlan, TensorSpec
+from pplib.pipeline.wire.plan import FLOATS, Encoding, PipelinePlan, TensorSpec
+from pplib.runtimes import Array
 
 ZSTD_LEVEL = 1  # the quickest but for the negative ones: activations hold little that more time would find
 LARGEST_FLOAT16 = 65504.0
@@ -37,7 +37,7 @@ class Codec:
 
     def __init__(self, spec: TensorSpec, encoding: Encoding) -> None:
         self._spec, self._encoding = spec, encoding
-        kind = encoding.kind if spec.torch_dtype.is_floating_point else "float32"
+        kind = encoding.kind if spec.dtype in FLOATS else "float32"
         packed = {"float32": spec.dtype, "float16": "float16", "int8": "uint8"}[kind]
         self._packed = TensorSpec(spec.shape, packed, spec.layout)
         self._int8, self._float16 = kind == "int8", packed == "float16" != spec.dtype
@@ -52,22 +52,23 @@ class Codec:
             np.asarray(one, dtype=np.float32).reshape(wide) for one in (encoding.low, encoding.step)
         )
 
-    def encode(self, tensor: torch.Tensor) -> torch.Tensor:
+    def encode(self, array: Array) -> Array:
         """An activation as it crosses, in memory of its own, or in the activation's where nothing changes."""
-        packed = tensor
+        packed = array
         if self._float16:
-            packed = tensor.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).to(torch.float16)
+            values = _floats(array, self._spec)
+            packed = np.clip(values, -LARGEST_FLOAT16, LARGEST_FLOAT16).astype(np.float16)
         elif self._int8:
-            values = tensor.to(torch.float32).numpy() - self._low
+            values = _floats(array, self._spec).astype(np.float32, copy=False) - self._low
             values /= self._step
             np.rint(values, out=values)
             np.clip(values, 0, INT8_STEPS, out=values)
-            packed = torch.from_numpy(values.astype(np.uint8))  # in the same order of memory
+            packed = values.astype(np.uint8)  # in the same order of memory
         if not self._encoding.compression:
             return packed
-        return torch.frombuffer(bytearray(self._compress(self._packed.bytes_of(packed))), dtype=torch.uint8)
+        return np.frombuffer(bytearray(self._compress(self._packed.bytes_of(packed))), dtype=np.uint8)
 
-    def decode(self, carried: torch.Tensor) -> torch.Tensor:
+    def decode(self, carried: Array) -> Array:
         """The activation of what came.
 
         Raises:
@@ -75,14 +76,27 @@ class Codec:
         """
         packed = carried
         if self._encoding.compression:
-            content = self._restore(carried.numpy().data, self._packed.num_bytes)
+            content = self._restore(carried.data, self._packed.num_bytes)
             packed = self._packed.allocate()
             self._packed.bytes_of(packed)[:] = content
         if self._int8:
-            values: NDArray[np.float32] = packed.numpy() * self._step
+            values: NDArray[np.float32] = packed * self._step
             values += self._low
-            return torch.from_numpy(values).to(self._spec.torch_dtype)
-        return packed.to(self._spec.torch_dtype)
+            return _of_floats(values, self._spec)
+        return _of_floats(packed, self._spec) if self._float16 else packed
+
+
+def _floats(array: Array, spec: TensorSpec) -> Array:
+    """Numbers that numpy computes with: bfloat16 as what float32 begins with."""
+    return (array.astype(np.uint32) << 16).view(np.float32) if spec.dtype == "bfloat16" else array
+
+
+def _of_floats(values: Array, spec: TensorSpec) -> Array:
+    """As the spec has them; in bfloat16 rounded to nearest, of two the even one."""
+    if spec.dtype != "bfloat16":
+        return values.astype(spec.array_dtype, copy=False)
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def codec_of(plan: PipelinePlan, hop: int) -> Codec | None:

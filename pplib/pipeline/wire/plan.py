@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-import torch
+import numpy as np
 
 from pplib.links import Compression, WireKind
 from pplib.model.stages.description import StageDescription
-from pplib.runtimes import Precision
+from pplib.runtimes import Array, Precision
 
 Layout = Literal["contiguous", "channels_last"]
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+_BITS = {"bfloat16": "uint16"}  # numpy has no such numbers
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -31,37 +33,44 @@ class TensorSpec(msgspec.Struct, frozen=True):
     @property
     def num_bytes(self) -> int:
         """numel x itemsize."""
-        return math.prod(self.shape) * self.torch_dtype.itemsize
+        return math.prod(self.shape) * self.array_dtype.itemsize
 
     @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype as torch has it."""
+    def array_dtype(self) -> np.dtype[Any]:
+        """The dtype of its array; of bfloat16, that of its bits."""
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} cannot cross a cut; known: {', '.join(DTYPES)}")
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
+        return np.dtype(_BITS.get(self.dtype, self.dtype))
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """The layout as torch has it."""
-        return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
+    def allocate(self) -> Array:
+        """Uninitialised memory for one such tensor: an array of its shape, its axes in the order of its layout."""
+        if self.layout == "channels_last":
+            batch, channels, height, width = self.shape
+            return np.empty((batch, height, width, channels), self.array_dtype).transpose(0, 3, 1, 2)
+        return np.empty(self.shape, self.array_dtype)
 
-    def allocate(self, pin: bool = False) -> torch.Tensor:
-        """Uninitialised memory for one such tensor."""
-        return torch.empty(self.shape, dtype=self.torch_dtype, memory_format=self.memory_format, pin_memory=pin)
+    def bytes_of(self, array: Array) -> memoryview:
+        """The array's own memory in wire order, no copy; `array` has this spec's layout."""
+        return self._in_wire_order(array).reshape(-1).view(np.uint8).data
 
-    def bytes_of(self, tensor: torch.Tensor) -> memoryview:
-        """The tensor's own memory in wire order, no copy; `tensor` has this spec's layout."""
-        dense = tensor.permute(0, 2, 3, 1) if self.layout == "channels_last" else tensor
-        return dense.reshape(-1).view(torch.uint8).numpy().data
+    def is_laid_out(self, array: Array) -> bool:
+        """Whether an array has this spec's layout, without gaps."""
+        fits = self.layout == "contiguous" or array.ndim == 4
+        return fits and self._in_wire_order(array).flags.c_contiguous
 
-    def laid_out(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The same values in this spec's layout; `tensor` itself where it has it."""
-        return tensor.contiguous(memory_format=self.memory_format)
+    def laid_out(self, array: Array) -> Array:
+        """The same values in this spec's layout; `array` itself where it has it."""
+        if self.is_laid_out(array) or (self.layout == "channels_last" and array.ndim != 4):
+            return array
+        ordered = self._in_wire_order(array).copy()
+        return ordered.transpose(0, 3, 1, 2) if self.layout == "channels_last" else ordered
 
-    def as_long_as(self, tensor: torch.Tensor) -> TensorSpec:
+    def _in_wire_order(self, array: Array) -> Array:
+        return array.transpose(0, 2, 3, 1) if self.layout == "channels_last" else array
+
+    def as_long_as(self, array: Array) -> TensorSpec:
         """The spec of what is there of one that is not exact; itself of all others."""
-        return self if self.exact else TensorSpec(tuple(tensor.shape), self.dtype)
+        return self if self.exact else TensorSpec(array.shape, self.dtype)
 
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape} {self.layout}" if self.exact else f"at most {self.num_bytes} bytes"

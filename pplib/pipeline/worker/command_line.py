@@ -8,9 +8,9 @@ import threading
 import traceback
 
 import msgspec
-import torch
 
 from pplib.errors import ParetoPipeError, ProtocolError
+from pplib.pipeline.stage.builder import load_torch
 from pplib.pipeline.wire.connection import name_of
 from pplib.pipeline.wire.messages import UNREADABLE
 from pplib.pipeline.worker.settings import WorkerSettings
@@ -56,9 +56,9 @@ def main(backends: tuple[str, ...]) -> int:
         return 2
     if settings.cores:
         os.sched_setaffinity(0, settings.cores)
-    torch.set_num_threads(settings.threads)
-    torch.set_num_interop_threads(1)
     try:
+        if settings.loads_torch:
+            load_torch()
         worker = Worker(settings, backends)
     except (ParetoPipeError, RuntimeError) as exc:
         sys.stderr.write(f"{exc}\n")

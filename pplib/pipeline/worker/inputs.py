@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import psutil
-import torch
 
 from pplib import limits
 from pplib.errors import ProtocolError
@@ -12,6 +11,7 @@ from pplib.pipeline.wire.frames import MAX_DIMENSIONS
 from pplib.pipeline.wire.messages import PutInputs
 from pplib.pipeline.wire.plan import TensorSpec
 from pplib.pipeline.wire.slow_peers import fill_steadily
+from pplib.runtimes import Array
 
 TENSOR_BYTES = 1024  # what a tensor object takes, at most, besides its content
 
@@ -20,7 +20,7 @@ def check_fits(count: int, spec: TensorSpec) -> None:
     """Refuse tensors that would take more than half of the memory that is free now, or are none.
 
     Raises:
-        ProtocolError: they do not fit; or the spec says nothing that torch could allocate.
+        ProtocolError: they do not fit; or the spec says nothing that could be allocated.
     """
     dense = spec.layout == "contiguous" or len(spec.shape) == 4
     if len(spec.shape) > MAX_DIMENSIONS or not dense or 0 in spec.shape:
@@ -30,7 +30,7 @@ def check_fits(count: int, spec: TensorSpec) -> None:
         raise ProtocolError(f"{count} tensors of {spec} do not fit in {available} bytes of memory")
 
 
-def receive_inputs(connection: Connection, request: PutInputs) -> list[torch.Tensor]:
+def receive_inputs(connection: Connection, request: PutInputs) -> list[Array]:
     """Receive the images of the first stage into memory of their own, taken as they come.
 
     Raises:

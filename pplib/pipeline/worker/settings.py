@@ -11,6 +11,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         token: the run's secret, at least 16 bytes; in no argument, environment or log.
         control: where a coordinator finds it: HOST:PORT (0: any free port), or a Unix socket's path.
+        loads_torch: whether it loads PyTorch before it is ready; else it does where a stage needs it.
         data_host: the one IPv4 address of its data plane.
         cores: to stay on; empty leaves it to the system.
         forgotten_after_s: seconds without a word from anybody after which it ends by itself; None: it ends with its
@@ -23,6 +24,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     data_host: str = "127.0.0.1"
     data_port: int = 0
     torch_device: str = "cpu"
+    loads_torch: bool = True
     threads: int = 1
     cores: tuple[int, ...] = ()
     slowdown: float = 1.0

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 import psutil
-import torch
 
 from pplib import limits
 from pplib.errors import ProtocolError, TransportError
@@ -34,7 +33,7 @@ from pplib.pipeline.worker.ring import Ring
 from pplib.pipeline.worker.settings import WorkerSettings
 from pplib.pipeline.worker.watched import send_pong
 from pplib.pipeline.worker.weights_transfer import held_bytes, receive_weights
-from pplib.runtimes import installed
+from pplib.runtimes import Array, installed
 
 
 class Worker:
@@ -49,14 +48,14 @@ class Worker:
         except TransportError:
             self._control.close()
             raise
-        self._builder = StageBuilder(settings.torch_device)
+        self._builder = StageBuilder(settings.torch_device, settings.threads)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._idle = threading.Lock()  # held while a request is being carried out
         self._stage: BuiltStage | None = None
         self._ring = Ring(settings, backends, self._data)
         self._loop: StageLoop | None = None
         self._ran: LastRun | None = None
-        self._inputs: list[torch.Tensor] = []
+        self._inputs: list[Array] = []
         self._heard_at, self.forgotten = time.monotonic(), False
 
     @property
@@ -138,7 +137,7 @@ class Worker:
             raise
         return lambda: self._carry_out(request)
 
-    def _keep(self, inputs: list[torch.Tensor]) -> m.Reply:
+    def _keep(self, inputs: list[Array]) -> m.Reply:
         self._inputs = inputs
         return m.Done(value=len(inputs))
 
@@ -166,7 +165,7 @@ class Worker:
                     name=self.settings.name,
                     boot_id=boot_id(),
                     pid=psutil.Process().pid,
-                    host=describe_host(self.settings.torch_device),
+                    host=describe_host(self.settings.torch_device, self.settings.threads),
                     data_host=self.settings.data_host,
                     data_port=self._data.port,
                     backends=self._backends,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pplib.devices import load_testbed
 from pplib.errors import ParetoPipeError
-from pplib.grid import load_grid
-from pplib.testbed.workers.fork_server import KERNEL_SERVER, WORKER_SERVER
+from pplib.grid import load_grid, loading_torch
+from pplib.testbed.workers.fork_server import KERNEL_SERVER, WORKER_SERVERS
 
 DESCRIPTION = """Measure what a grid has not yet, its configurations interleaved; then papermill runs
 notebooks/sweep.ipynb once per configuration, and the summary and the report are written. Start it again after an
@@ -29,8 +29,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib") 
     try:
         grid = load_grid(options.grid)
         testbeds = {config.devices: load_testbed(config.devices_file) for config in grid.configurations}
-        if any(not device.remote for testbed in testbeds.values() for device in testbed.devices):
-            WORKER_SERVER.start()
+        for testbed in testbeds.values():
+            with_torch = loading_torch(grid.configurations, testbed.names)
+            for device in testbed.devices:
+                if not device.remote:
+                    WORKER_SERVERS[device.name in with_torch].start()
         KERNEL_SERVER.start()
         gc.disable()  # what is loaded stays: to look for garbage in it takes a seventh of the time
         from pplib.sweep.job.grid_run import run_grid  # while the servers load what they need

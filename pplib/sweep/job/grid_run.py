@@ -17,7 +17,7 @@ from pplib.config import Configuration, project_path
 from pplib.devices import Testbed
 from pplib.errors import ConfigError, ParetoPipeError
 from pplib.files.lock import sole_sweep
-from pplib.grid import Grid
+from pplib.grid import Grid, loading_torch
 from pplib.objectives import of_configuration
 from pplib.pipeline.wire.messages import Description
 from pplib.runtimes import NAMES, check_offered, installed
@@ -159,7 +159,8 @@ def _run_groups(groups: Sequence[list[Configuration]], testbed: Testbed, shaped:
         return failures
     said.say(f"starting the workers of {', '.join(device.name for device in testbed.devices)}")
     try:
-        with workers_up(testbed, sorted({config.backend for config in left}), shaped) as session:
+        backends = sorted({config.backend for config in left})
+        with workers_up(testbed, backends, shaped, loading_torch(left, testbed.names)) as session:
             _look_at_devices(session, left, testbed, note)
             KERNEL_SERVER.wait_loaded(limits.KERNEL_START_S)  # nothing runs beside what is measured
             for group in groups:

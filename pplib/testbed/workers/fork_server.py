@@ -1,4 +1,4 @@
-"""Workers and kernels of this machine are forked from a process that has PyTorch loaded: that takes seconds each time.
+"""Workers and kernels of this machine are forked from a process that has loaded what they need: that takes seconds.
 
 A server starts with the first process that it is to fork, and ends with the one that asked for it. What was forked is
 as if its script had been started: a session, an environment, pipes and a network of its own.
@@ -59,11 +59,11 @@ class ForkServer:
     """The end of the process that asks. Calls are safe from several threads.
 
     Args:
-        module: what the server loads before it forks.
+        modules: what the server loads before it forks.
     """
 
-    def __init__(self, module: str) -> None:
-        self._module, self._lock = module, threading.Lock()
+    def __init__(self, *modules: str) -> None:
+        self._modules, self._lock = modules, threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._loaded = False
@@ -131,7 +131,9 @@ class ForkServer:
                         return int(answer)
                 except TimeoutError as exc:
                     self._end()
-                    raise WorkerError(f"PyTorch was not loaded within {timeout_s:.0f} s (ready_timeout_s)") from exc
+                    raise WorkerError(
+                        f"{self._modules[-1]} was not loaded within {timeout_s:.0f} s (ready_timeout_s)"
+                    ) from exc
                 except OSError as exc:
                     if len(content) > _LONGEST_BYTES // 2:
                         raise WorkerError(f"the environment is too long: {len(content)} bytes: {exc}") from exc
@@ -143,7 +145,7 @@ class ForkServer:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST_BYTES)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), self._module],
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), *self._modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -160,7 +162,9 @@ class ForkServer:
         return ours
 
 
-WORKER_SERVER = ForkServer("pplib.pipeline.worker.command_line")
+_WORKER = "pplib.pipeline.worker.command_line"
+WORKER_SERVERS = {True: ForkServer(_WORKER, "pplib.pipeline.stage.eager"), False: ForkServer(_WORKER)}
+"""Of workers that load PyTorch, and of those that do not."""
 KERNEL_SERVER = ForkServer("pplib.sweep.job.kernel_process")
 
 
@@ -262,7 +266,8 @@ def _become(order: Order, pipes: Sequence[int], loaded: Sequence[tuple[int, int]
 def main() -> None:
     """Load what all need, then serve."""
     gc.disable()  # what is loaded stays: to look for garbage in it takes a seventh of the time
-    importlib.import_module(sys.argv[2])
+    for module in sys.argv[2:]:
+        importlib.import_module(module)
     with socket.socket(fileno=int(sys.argv[1])) as asked:
         with contextlib.suppress(BrokenPipeError):  # nobody is there to ask any more
             asked.send(_LOADED)

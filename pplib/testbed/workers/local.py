@@ -22,7 +22,7 @@ from pplib.pipeline.worker.command_line import Ready, read_ready
 from pplib.pipeline.worker.settings import WorkerSettings
 from pplib.testbed.emulation.namespaces import Place
 from pplib.testbed.ssh.endings import told
-from pplib.testbed.workers.fork_server import WORKER_SERVER, Order
+from pplib.testbed.workers.fork_server import WORKER_SERVERS, Order
 from pplib.testbed.workers.forked import Forked
 
 WORKERS = ROOT / "workers"
@@ -36,11 +36,18 @@ class LocalWorker:
     """
 
     def __init__(
-        self, device: Device, cores: Sequence[int], token: bytes, script: str, folder: Path, place: Place | None
+        self,
+        device: Device,
+        cores: Sequence[int],
+        token: bytes,
+        script: str,
+        folder: Path,
+        place: Place | None,
+        loads_torch: bool = True,
     ) -> None:
         self.device, self.cores = device, tuple(cores)
         self.control, self.log = str(folder / f"{device.name}.control"), folder / f"{device.name}.log"
-        self._token, self._script, self._place = token, script, place
+        self._token, self._script, self._place, self._loads_torch = token, script, place, loads_torch
         self._process: Forked | None = None
 
     @property
@@ -62,6 +69,7 @@ class LocalWorker:
             self.cores,
             self._token,
             control=self.control,
+            loads_torch=self._loads_torch,
             data_host="127.0.0.1" if address == "localhost" else address,
             interface=place.interface if place and place.alone else self.device.interface,
         )
@@ -85,7 +93,7 @@ class LocalWorker:
         )
         Path(self.control).unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            self._process = WORKER_SERVER.fork(order, log.fileno(), timeout_s)
+            self._process = WORKER_SERVERS[self._loads_torch].fork(order, log.fileno(), timeout_s)
         if place:
             place.watch(self._process)
         with contextlib.suppress(BrokenPipeError):  # it died at once; the wait tells why

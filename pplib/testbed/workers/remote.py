@@ -70,6 +70,7 @@ class RemoteWorker:
         script: `socket_worker` or `rpc_worker`.
         folder: of this run, here: the end of the bridge, and the worker's log when it is lost.
         tunnelled: whether its data port is open on loopback only, too, and stays the same when it is started again.
+        loads_torch: whether it loads PyTorch before it is ready.
     """
 
     def __init__(
@@ -80,11 +81,12 @@ class RemoteWorker:
         script: str,
         folder: Path,
         tunnelled: bool = False,
+        loads_torch: bool = True,
     ) -> None:
         self.device, self.cores, self._tunnelled = device, tuple(cores), tunnelled
         self.control, self.log = str(folder / f"{device.name}.control"), folder / f"{device.name}.log"
         self.machine = SshDevice(device)
-        self._token, self._script = token, script
+        self._token, self._script, self._loads_torch = token, script, loads_torch
         self.run_id = secrets.token_hex(8)
         self.folder_there = f"{FOLDER}/run/{self.run_id}"
         self.data_port = device.data_port
@@ -108,6 +110,7 @@ class RemoteWorker:
             self.cores,
             self._token,
             control="127.0.0.1:0",
+            loads_torch=self._loads_torch,
             data_host="127.0.0.1" if self._tunnelled else resolve(self.device),
             data_port=self.data_port,
             forgotten_after_s=limits.FORGOTTEN_AFTER_S,
