@@ -54,6 +54,9 @@ lock: $(STAMP)
 	@for name in any arm64-cpu; do \
 	  $(UV) --extra dev pyproject.toml -c $(VENV)/$$name.txt -o locks/$$name.txt && \
 	  $(UV) requirements-pi.txt -c $(VENV)/$$name.txt -o locks/requirements-pi-$$name.txt || exit 1; done
+	@sed -n '/==/s/ *\\$$//p' locks/any.txt > $(VENV)/known.txt
+	@for name in $(filter-out pi,$(patsubst requirements-%.txt,%,$(wildcard requirements-*.txt))); do \
+	  $(UV) requirements-$$name.txt -c $(VENV)/known.txt -o locks/requirements-$$name-any.txt || exit 1; done
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -99,7 +99,8 @@ def replies() -> list[m.Reply]:
     moments = m.Moments(*[[1, 2**40] for _ in m.Moments.__struct_fields__])
     return [
         m.Description(name="a", boot_id="x", pid=1, host={"cpu": "x", "threads": 1}, data_host="127.0.0.1", data_port=1,
-                      backends=("socket",), rpc_groups=0, prefetch=None, runtimes={"eager": "1"}, no_bfloat16="x"),
+                      backends=("socket",), rpc_groups=0, prefetch=None, runtimes={"eager": "1"}, unfit={},
+                      no_bfloat16="x"),
         m.Pong(monotonic_ns=2**50),
         m.Done(value=3),
         m.Probed(rtts_s=[1e-4] * 9),

@@ -15,7 +15,7 @@ from pplib.config import LISTS, Configuration, configuration, with_folder
 from pplib.decode import check_once, decode, shown
 from pplib.errors import ConfigError
 from pplib.files.yaml_file import read_yaml
-from pplib.runtimes import EAGER, check_precision, joined, runtime
+from pplib.runtimes import EAGER, check_precision, joined
 
 MOST_CONFIGURATIONS = 1_000  # of one grid
 _JUDGED = ("indifference", "objectives", "limits", "min_agreement")
@@ -149,11 +149,15 @@ def _short(key: str, value: object) -> str:
     return f"{_WORDS.get(key, key)}{'own' if value is None else value}"
 
 
+def runtimes_of(configurations: Sequence[Configuration], devices: Sequence[str]) -> dict[str, set[str]]:
+    """What the worker of each device, of these in stage order, needs for configurations; rpc is PyTorch's own."""
+    needed = {name: set[str]() for name in devices}
+    for config in configurations:
+        for name, used in zip(devices, config.runtimes, strict=False):
+            needed[name] |= {used} if config.backend == "socket" else {used, EAGER}
+    return needed
+
+
 def loading_torch(configurations: Sequence[Configuration], devices: Sequence[str]) -> set[str]:
-    """The devices, of these in stage order, whose worker needs PyTorch for one of these configurations."""
-    return {
-        name
-        for config in configurations
-        for name, used in zip(devices, config.runtimes, strict=False)
-        if config.backend != "socket" or runtime(used).FORM == "operations"
-    }
+    """The devices, of these in stage order, whose worker needs PyTorch itself for one of these configurations."""
+    return {name for name, used in runtimes_of(configurations, devices).items() if EAGER in used}

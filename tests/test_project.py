@@ -18,6 +18,7 @@ from pplib.columns import COLUMNS, page
 from pplib.config import PARAMETERS
 from pplib.devices import load_testbed
 from pplib.grid import load_grid
+from pplib.runtimes import NAMES, runtime
 from pplib.testbed.provision.torch_builds import ARM64_CPU
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +56,26 @@ def test_the_three_requirement_files_agree():
     assert set(requirement_lines(ROOT / "requirements-pi.txt")) <= set(project)
 
 
+def test_a_device_without_pytorch_gets_what_every_worker_needs_and_its_runtime_as_the_project_declares_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for_all = set(requirement_lines(ROOT / "requirements-pi.txt"))
+    for name in NAMES:
+        lines = set(requirement_lines(ROOT / runtime(name).REQUIREMENTS))
+        package = {line for line in project["optional-dependencies"].get(name, []) if re.match(rf"{name}\b", line)}
+        assert lines - for_all == package
+        assert {re.split(r"[><=~]", line)[0] for line in for_all - lines} <= {*OF_PYTORCH}
+
+
+def test_an_environment_of_several_runtimes_can_be_locked():
+    """What their lock files share is the same in all."""
+    locked = dict[tuple[str, str], set[str]]()
+    for path in (ROOT / "locks").glob("requirements-*-any.txt"):
+        for name, version, marker in re.findall(r"^([a-z0-9.-]+)==([\w.]+)([^\\\n]*)", path.read_text(), re.MULTILINE):
+            locked.setdefault((name, marker.strip()), set()).add(version)
+    assert {name for name, _ in locked} >= {"psutil", "onnxruntime", "openvino", "torch"}
+    assert [one for one, versions in locked.items() if len(versions) > 1] == []
+
+
 def test_what_is_imported_is_declared_with_a_lowest_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
@@ -78,9 +99,9 @@ def test_a_lock_file_has_all_that_is_declared_with_hashes_and_names_no_index(pat
         assert re.search(r" --hash=sha256:[0-9a-f]{64}", line), line
         name, version = re.match(r"([a-z0-9.-]+)==([\w.]+)", line).groups()
         locked.setdefault(name, []).append(version)
-    of_a_device = requirement_lines(ROOT / "requirements-pi.txt")
     everything = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    for line in of_a_device if path.stem.startswith("requirements-pi") else everything:
+    of_a_device = ROOT / f"{re.sub('-(any|arm64-cpu)$', '', path.stem)}.txt"
+    for line in requirement_lines(of_a_device) if of_a_device.is_file() else everything:
         wanted = Requirement(line)
         versions = locked[wanted.name.lower()]
         assert all(wanted.specifier.contains(version) for version in versions), (line, versions)
@@ -100,6 +121,7 @@ def test_a_worker_needs_nothing_beyond_the_requirements_of_a_device():
                 assert top in names or top in STANDARD, f"{path.name} imports {name}"
 
 
+OF_PYTORCH = ("torch", "torchvision", "safetensors", "pillow")
 MODULES = {
     "pyyaml": "yaml",
     "pillow": "PIL",

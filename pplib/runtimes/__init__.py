@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -42,13 +42,23 @@ class Runtime(Protocol):
 
     Attributes:
         PACKAGES: any of them brings it; the first is what pip is told to install.
+        MODULES: what a worker imports of it.
+        REQUIREMENTS: the file, beside the README, that lists all that a device with this runtime needs.
+        ROOM_BYTES: what installing these takes at its height; of PyTorch, which has builds, nothing.
         FORM: what its stages are made as: PyTorch's operations, or an ONNX graph.
         PRECISIONS: that it can compute in; `int8` is of a graph that was quantised.
     """
 
     PACKAGES: tuple[str, ...]
+    MODULES: tuple[str, ...]
+    REQUIREMENTS: str
+    ROOM_BYTES: float
     FORM: Literal["operations", "onnx"]
     PRECISIONS: tuple[Precision, ...]
+
+    @staticmethod
+    def unfit(device: str) -> str:
+        """Why it cannot run on `device`, as torch names it, where it is installed; empty where it can."""
 
     @staticmethod
     def open_stage(graph: bytes, folder: Path, place: Place) -> Stage:
@@ -80,6 +90,13 @@ def installed() -> dict[str, str]:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 found.setdefault(name, importlib.metadata.version(package))
     return found
+
+
+def unfit(device: str) -> dict[str, str]:
+    """The installed runtimes that cannot run on `device`, and why; they are loaded only where it is a GPU."""
+    if device == "cpu":
+        return {}
+    return {name: why for name in installed() if (why := runtime(name).unfit(device))}
 
 
 def joined(asked: object, where: str = "runtime") -> str:
@@ -130,19 +147,21 @@ def check_precision(told: str, precision: str, where: str = "") -> None:
             )
 
 
-def check_offered(told: str, offered: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Make sure that each device has the runtime of its stage.
+def check_offered(told: str, offered: Sequence[tuple[str, Collection[str], Mapping[str, str]]]) -> None:
+    """Make sure that each device has the runtime of its stage, and can run it.
 
     Args:
         told: see `joined`.
-        offered: of each device in order, its name and the runtimes that it has.
+        offered: of each device in order, its name, the runtimes that it has, and why those cannot run that cannot.
 
     Raises:
-        ConfigError: one lacks it; which, and what installs it.
+        ConfigError: one lacks it; which, and what installs it; or why it cannot run there.
     """
-    for name, (device, has) in zip(of_stages(told, len(offered)), offered, strict=True):
+    for name, (device, has, unable) in zip(of_stages(told, len(offered)), offered, strict=True):
         if name not in has:
             raise ConfigError(f"{device}: " + missing(name, "its worker has " + (", ".join(has) or "none")))
+        if name in unable:
+            raise ConfigError(f"{device}: {unable[name]}")
 
 
 def missing(name: str, instead: str) -> str:
@@ -152,4 +171,7 @@ def missing(name: str, instead: str) -> str:
         name: of the runtime.
         instead: what there is.
     """
-    return f"runtime {name}: {instead}: `pip install {runtime(name).PACKAGES[0]}` in its environment"
+    return (
+        f"runtime {name}: {instead}: `paretopipe setup GRID`, with this sweep's file, installs it, or `pip install "
+        f"{runtime(name).PACKAGES[0]}` in the environment of its worker"
+    )

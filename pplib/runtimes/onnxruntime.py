@@ -11,9 +11,25 @@ from pplib.errors import WorkerError
 from pplib.runtimes import Array, Place, Precision, Stage
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+MODULES = ("onnxruntime",)
+REQUIREMENTS = "requirements-onnxruntime.txt"
+ROOM_BYTES = 4e8
 FORM: Literal["onnx"] = "onnx"
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 _QUIET = 3  # errors only
+
+
+def unfit(device: str) -> str:
+    """See Runtime."""
+    import onnxruntime as ort
+
+    has = ort.get_available_providers()
+    if device == "cpu" or "CUDAExecutionProvider" in has:
+        return ""
+    return (
+        f"onnxruntime has no CUDA provider for {device}, only {', '.join(has)}: `pip install onnxruntime-gpu` in place "
+        "of onnxruntime, or `torch_device: cpu`"
+    )
 
 
 def open_stage(graph: bytes, folder: Path, place: Place) -> Stage:
@@ -25,7 +41,7 @@ def open_stage(graph: bytes, folder: Path, place: Place) -> Stage:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _QUIET
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    providers = _providers(ort, place.device)
+    providers = _providers(place.device)
     try:
         session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as exc:
@@ -39,14 +55,11 @@ def open_stage(graph: bytes, folder: Path, place: Place) -> Stage:
     return run
 
 
-def _providers(ort: Any, device: str) -> list[Any]:
+def _providers(device: str) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise WorkerError(
-            f"onnxruntime has no CUDA provider for {device}, only {', '.join(ort.get_available_providers())}: "
-            "`pip install onnxruntime-gpu` in place of onnxruntime, or `torch_device: cpu`"
-        )
+    if why := unfit(device):
+        raise WorkerError(why)
     number = int(device.partition(":")[2] or 0)
     # What the other half of float32 sums would be is not float32: TF32 off, as in PyTorch.
     return [("CUDAExecutionProvider", {"device_id": number, "use_tf32": "0"}), "CPUExecutionProvider"]

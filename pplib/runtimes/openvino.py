@@ -13,16 +13,24 @@ from pplib.errors import WorkerError
 from pplib.runtimes import Array, Place, Precision, Stage
 
 PACKAGES = ("openvino",)
+MODULES = ("openvino",)
+REQUIREMENTS = "requirements-openvino.txt"
+ROOM_BYTES = 5e8
 FORM: Literal["onnx"] = "onnx"
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
+
+
+def unfit(device: str) -> str:
+    """See Runtime."""
+    return "" if device == "cpu" else f"openvino: expected `torch_device: cpu`, got {device}: it knows no CUDA"
 
 
 def open_stage(graph: bytes, folder: Path, place: Place) -> Stage:
     """See Runtime."""
     import openvino as ov
 
-    if place.device != "cpu":
-        raise WorkerError(f"openvino: expected `torch_device: cpu`, got {place.device}: it knows no CUDA")
+    if why := unfit(place.device):
+        raise WorkerError(why)
     properties = {
         "INFERENCE_NUM_THREADS": place.threads,
         "NUM_STREAMS": 1,

@@ -104,7 +104,7 @@ def devices_content(config: Configuration, devices: Sequence[Description]) -> di
     Raises:
         ConfigError: a device lacks the runtime of its stage, or the precision.
     """
-    check_offered(config.runtime, [(one.name, list(one.runtimes)) for one in devices])
+    check_offered(config.runtime, [(one.name, one.runtimes, one.unfit) for one in devices])
     for one in devices:
         if config.precision == "bfloat16" and one.no_bfloat16:
             raise ConfigError(

@@ -149,7 +149,7 @@ def test_devices_that_became_others_are_told_as_soon_as_they_answer_and_other_co
     """The session is made up; what it says of the devices is what a real one says."""
     host = {"cpu": "A72", "machine": "aarch64", "memory_bytes": 4.0e9, "torch": "2.9.1"}
     claim(with_trial, **hardware([host], ["pi"]))
-    told = SimpleNamespace(name="pi", host={**host, "cpu": "A76"}, runtimes=["eager"])
+    told = SimpleNamespace(name="pi", host={**host, "cpu": "A76"}, runtimes=["eager"], unfit={})
     worker = SimpleNamespace(description=told)
     coordinator = SimpleNamespace(workers=[worker, worker])
     session = SimpleNamespace(pipeline=lambda count: contextlib.nullcontext(coordinator))
@@ -166,7 +166,8 @@ def test_which_entry_of_a_file_of_weights_was_taken_is_in_the_record(tiny, tmp_p
     torch.save({"model_ema": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "w.pth")
     values = {**tiny, "weights": str(tmp_path / "w.pth"), "partition_points": [2]}
     experiment = prepare(configuration(values), progress=False)
-    workers = [SimpleNamespace(description=SimpleNamespace(host={}, runtimes={}))] * experiment.config.num_stages
+    described = SimpleNamespace(host={}, runtimes={}, unfit={})
+    workers = [SimpleNamespace(description=described)] * experiment.config.num_stages
     coordinator = SimpleNamespace(workers=workers, failed_run=None)
     record, error = run_trial(experiment, coordinator, Trial((2,), 0, 0), None, "the link is down")
     assert str(error) == "the link is down"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
+import msgspec
 import pytest
 
 from pplib.config import configuration
 from pplib.errors import ConfigError
-from pplib.grid import load_grid
+from pplib.grid import load_grid, loading_torch
 from pplib.pipeline.monitor.host import no_bfloat16
 from pplib.pipeline.wire.messages import Description
+from pplib.runtimes import installed, unfit
 from pplib.sweep.claim import devices_content
 from pplib.sweep.experiment import prepare
 from pplib.sweep.progress import Told
 from pplib.sweep.results import summary_frame
 from pplib.sweep.run import run_together
+from pplib.testbed.provision.needs import Needs, read_needs
 from tests.helpers.records import read_records
 
 DEVICE = Description(
@@ -29,6 +33,7 @@ DEVICE = Description(
     rpc_groups=0,
     prefetch=None,
     runtimes={"eager": "2", "onnxruntime": "1.32.0"},
+    unfit={},
     no_bfloat16="its processor has none of bf16",
 )
 
@@ -66,7 +71,7 @@ def test_runtimes_and_precisions_are_measured_in_turns_on_the_same_workers(tiny)
 
 def test_a_device_that_lacks_the_runtime_or_the_precision_is_named_before_anything_is_measured():
     asked = configuration({"runtime": ["onnxruntime", "openvino"]})
-    with pytest.raises(ConfigError, match=r"^pi: runtime openvino: its worker has eager, onnxruntime: `pip install op"):
+    with pytest.raises(ConfigError, match=r"^pi: runtime openvino: its worker has eager, onnxruntime: `paretopipe set"):
         devices_content(asked, [DEVICE, DEVICE])
     asked = configuration({"precision": "bfloat16"})
     with pytest.raises(ConfigError, match=r"^pi: precision bfloat16: its processor has none of bf16: it would be emul"):
@@ -74,6 +79,41 @@ def test_a_device_that_lacks_the_runtime_or_the_precision_is_named_before_anythi
     found = devices_content(configuration({"runtime": "onnxruntime"}), [DEVICE, DEVICE])["device pi"]
     assert found == {"cpu": "x", "torch": "2", "onnxruntime": "1.32.0"}
     assert "onnxruntime" not in devices_content(configuration({}), [DEVICE, DEVICE])["device pi"]
+
+
+def test_a_runtime_that_is_there_but_not_for_the_gpu_of_its_device_is_told_before_anything_is_measured():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    assert unfit("cpu") == {}
+    told = unfit("cuda:0")
+    if "CUDAExecutionProvider" not in importlib.import_module("onnxruntime").get_available_providers():
+        assert told["onnxruntime"].startswith("onnxruntime has no CUDA provider for cuda:0, only ")
+        assert told["onnxruntime"].endswith("in place of onnxruntime, or `torch_device: cpu`")
+    assert told["openvino"] == "openvino: expected `torch_device: cpu`, got cuda:0: it knows no CUDA"
+    gpu = msgspec.structs.replace(DEVICE, name="server", runtimes=installed(), unfit=told)
+    with pytest.raises(ConfigError, match=r"^server: openvino: expected `torch_device: cpu`"):
+        devices_content(configuration({"runtime": ["onnxruntime", "openvino"]}), [DEVICE, gpu])
+
+
+def test_each_device_needs_what_its_stages_are_executed_by_and_pytorch_where_rpc_is_asked_for(tmp_path):
+    (tmp_path / "devices.yaml").write_text("devices: [{name: pi}, {name: server}, {name: idle}]")
+    for text, needed in {
+        "runtime: [[onnxruntime, eager], openvino]": [{"onnxruntime", "openvino"}, {"eager", "openvino"}],
+        "runtime: onnxruntime\nbackend: [socket, rpc]": [{"onnxruntime", "eager"}] * 2,
+        "runtime: onnxruntime\nmodel: alexnet": [{"onnxruntime"}] * 2,
+    }.items():
+        (tmp_path / "grid.yaml").write_text(f"{text}\ndevices: {tmp_path}/devices.yaml")
+        ((testbed, found),) = read_needs(tmp_path / "grid.yaml")
+        assert testbed.names == ["pi", "server"]
+        assert [set(found[name].runtimes) for name in testbed.names] == needed
+        assert Needs(("onnxruntime", "openvino")).names == "requirements-onnxruntime.txt and requirements-openvino.txt"
+        configs = load_grid(tmp_path / "grid.yaml").configurations
+        assert loading_torch(configs, testbed.names) == {n for n, one in found.items() if "eager" in one.runtimes}
+    ((testbed, found),) = read_needs(tmp_path / "devices.yaml")
+    assert found == {} and len(testbed.devices) == 3
+    (tmp_path / "bad.yaml").write_text("devices: [{name: pi}, {nam: server}]")
+    with pytest.raises(ConfigError, match=r"bad.yaml: devices\[1\]"):
+        read_needs(tmp_path / "bad.yaml")
 
 
 def test_of_a_grid_what_a_runtime_cannot_do_is_left_out_and_what_none_can_is_refused(tmp_path):

@@ -15,6 +15,8 @@ from pplib.testbed.emulation.namespaces import supported
 from pplib.testbed.provision import check as room
 from pplib.testbed.provision.check import CheckReport, Finding, check
 from pplib.testbed.provision.facts import ClockFacts, Facts, GpuFacts, Module, measure_hop
+from pplib.testbed.provision.findings import ROWS
+from pplib.testbed.provision.needs import Needs
 from pplib.testbed.provision.setup import set_up
 from pplib.testbed.shipping.our_code import our_code
 from pplib.testbed.ssh.machine import machine_of
@@ -136,16 +138,19 @@ FACTS = Facts(
 )
 
 
-def judged(remote, tmp_path, facts=FACTS, clock=ClockFacts(0.001, 0.002), qdiscs=({"netem", "tbf"}, "")):  # noqa: B008
+EAGER = Needs()
+
+
+def judged(remote, tmp_path, facts=FACTS, clock=ClockFacts(0.001, 0.002), qdiscs=({"netem", "tbf"}, ""), needs=EAGER):  # noqa: B008
     device = remote.testbed(tmp_path, each=[{"interface": "eth0", "user": "pi"}, {}]).devices[0]
     one = room._Gathered(machine_of(device), 0.3, clock, facts, None, qdiscs, "10.0.0.1")
-    return {found.row: found for found in room._judge(one)}, one
+    return {found.row: found for found in room._judge(one, needs)}, one
 
 
 def test_a_healthy_device_is_ok_in_every_row(remote, tmp_path):
     found, _ = judged(remote, tmp_path)
     assert [one.row for one in found.values() if one.level != "ok"] == []
-    assert set(found) == set(room.ROWS) - {"next hop"}
+    assert set(found) == set(ROWS) - {"next hop"}
     assert found["clock"].text == "+0.001 s, within 0.002 s"
     assert found["memory"].text == "3.0 of 4.0 GB free"
 
@@ -170,6 +175,23 @@ def test_what_is_not_well_says_what_to_do(remote, tmp_path, row, level, advice, 
     found = judged(remote, tmp_path, **changes)[0][row]
     assert found.level == level
     assert advice in found.advice
+
+
+@pytest.mark.parametrize(
+    ("has", "needs", "rows"),
+    [
+        ({}, ["onnxruntime"], {"torch": "none, none needed", "runtimes": "needs onnxruntime there: run `setup` with"}),
+        ({"onnxruntime": "1.32.0"}, ["onnxruntime"], {"torch": "none, none needed", "runtimes": "onnxruntime 1.32.0"}),
+        ({"onnxruntime": "1.32.0"}, ["eager"], {"torch": "; a grid of onnxruntime needs none there: `check` it in pl"}),
+        ({"onnxruntime": "1.32.0"}, ["eager", "openvino"], {"torch": "run `setup`", "runtimes": "openvino there: run"}),
+    ],
+)
+def test_a_device_without_pytorch_is_well_where_the_grid_asks_for_none_of_it(remote, tmp_path, has, needs, rows):
+    facts = msgspec.structs.replace(FACTS, torch=Module("", "ModuleNotFoundError: torch"), runtimes=has)
+    found, _ = judged(remote, tmp_path, facts, needs=Needs(tuple(needs)))
+    for row, said in rows.items():
+        assert said in found[row].text + found[row].advice
+        assert (found[row].level == "ok") == (not found[row].advice)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "127.255.0.9"])

@@ -20,6 +20,7 @@ from pplib import ROOT
 from pplib.devices.__main__ import main
 from pplib.testbed.provision import torch_builds
 from pplib.testbed.provision.check import check
+from pplib.testbed.provision.needs import Needs
 from pplib.testbed.provision.setup import set_up
 from pplib.testbed.provision.status import status_of
 from pplib.testbed.shipping.bundle import HASH_HERE, KEPT_VERSIONS, Bundle
@@ -64,6 +65,11 @@ def fresh(remote, tmp_path):
 def only_first(bed):
     """The first device alone: importing torch on each takes its time."""
     return msgspec.structs.replace(bed, devices=bed.devices[:1])
+
+
+def needing(bed, *requirements):
+    """These requirements for all devices."""
+    return {device.name: Needs(requirements=requirements) for device in bed.devices}
 
 
 def code_on(one):
@@ -180,7 +186,7 @@ def test_an_environment_is_made_and_filled_by_pip_and_again_only_when_requiremen
     bed, said = only_first(fresh.testbed(tmp_path)), []
 
     def again():
-        return str(set_up(bed, said.append, requirements)["device-0"])
+        return str(set_up(bed, said.append, needing(bed, requirements))["device-0"])
 
     assert again().startswith("ready: requirements-tiny.txt installed, code shipped")
     assert said[0].startswith("device-0: installing requirements-tiny.txt with torch==")
@@ -238,7 +244,7 @@ def test_two_that_install_at_the_same_time_do_not_meet(fresh, tmp_path, wait_unt
         wait_until(lambda: any("flock" in line for _, line in fresh.devices[0].processes()), "the lock is not held")
         try:
             (tmp_path / "none.txt").write_text("")
-            done = set_up(bed, requirements=tmp_path / "none.txt")
+            done = set_up(bed, needs=needing(bed, tmp_path / "none.txt"))
         finally:
             released.append(True)
         holding.result(LIMIT_S)
@@ -253,7 +259,7 @@ def test_a_system_without_the_package_that_makes_environments_is_told_which(fres
     (programs / "python3").chmod(0o755)
     (tmp_path / "none.txt").write_text("")
     bed = only_first(fresh.testbed(tmp_path))
-    done = set_up(bed, requirements=tmp_path / "none.txt")
+    done = set_up(bed, needs=needing(bed, tmp_path / "none.txt"))
     assert "device-0: it cannot make environments: `sudo apt install python3-venv` there" in str(done["device-0"])
     assert not (fresh.devices[0].home / ".paretopipe" / "venv").exists()
     report = check(msgspec.structs.replace(bed, devices=[*bed.devices, *bed.devices]))
@@ -282,7 +288,7 @@ def test_a_half_made_environment_is_made_anew_and_two_entries_of_one_home_instal
     bed = only_first(fresh.testbed(tmp_path))
     twin = msgspec.structs.replace(bed.devices[0], name="twin")
     both = msgspec.structs.replace(bed, devices=[*bed.devices, twin])
-    done = set_up(both, said.append, requirements)
+    done = set_up(both, said.append, needing(both, requirements))
     assert str(done["device-0"]).startswith("ready: requirements-tiny.txt installed, code shipped"), done
     assert done["twin"] == "ready: nothing to do"
     assert len([line for line in said if "installing" in line]) == 1
@@ -291,8 +297,9 @@ def test_a_half_made_environment_is_made_anew_and_two_entries_of_one_home_instal
 def test_too_little_space_is_said_before_anything_is_installed(fresh, tmp_path, monkeypatch):
     requirements = tiny_requirements(fresh.devices[0], tmp_path)
     monkeypatch.setattr(torch_builds, "ANY", dataclasses.replace(torch_builds.ANY, room_bytes=1e15))
-    done = set_up(only_first(fresh.testbed(tmp_path)), requirements=requirements)
-    assert "GB are free in the home of its user, expected 1000000 GB for PyTorch: make room" in str(done["device-0"])
+    bed = only_first(fresh.testbed(tmp_path))
+    done = set_up(bed, needs=needing(bed, requirements))
+    assert "GB are free in the home of its user, expected 1000000.0 GB for eager: make room" in str(done["device-0"])
     assert not (fresh.devices[0].home / ".paretopipe" / "venv").exists()
 
 

@@ -11,6 +11,7 @@ import pytest
 from pplib.devices import Device
 from pplib.errors import ParetoPipeError
 from pplib.testbed.provision import setup as room
+from pplib.testbed.provision.needs import Needs
 from pplib.testbed.provision.status import Status
 from pplib.testbed.provision.torch_builds import ANY, ARM64_CPU, SURVEY, System, choose, survey_lines, unfit
 from pplib.testbed.ssh.device import SshDevice
@@ -71,7 +72,7 @@ def test_this_machine_is_surveyed_by_the_same_words_and_gets_its_constraints_fro
 
 def member(name, system, build, **values):
     device = Device(name=name, host="10.0.0.9", **values)
-    return SshDevice(device), Status("/x", "c", "", False, "home", system), build
+    return SshDevice(device), Status("/x", "c", (), False, "home", system), build, Needs()
 
 
 def test_unlike_devices_that_share_a_home_are_refused_by_name_unless_one_has_a_python_of_its_own():

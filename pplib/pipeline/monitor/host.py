@@ -45,7 +45,7 @@ def describe_host(torch_device: str, threads: int) -> dict[str, str | int | floa
         "logical_cpus": psutil.cpu_count() or 0,
         "memory_bytes": psutil.virtual_memory().total,
         "python": platform.python_version(),
-        "torch": torch_version(),
+        "torch": torch_version() or "none",
         "pplib": __version__,
         "threads": threads,
         "cores": _cores(),

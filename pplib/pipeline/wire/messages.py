@@ -161,7 +161,8 @@ class Description(Message, frozen=True):
 
     `rpc_groups`: how many rpc groups its process has joined. PyTorch counts them, and lets only
     processes that have joined equally many find each other. `prefetch`: how many received microbatches
-    may wait for the stage; None: as many as are in flight. `runtimes`: what can execute a stage there, and its version.
+    may wait for the stage; None: as many as are in flight. `runtimes`: what can execute a stage there, and its version;
+    `unfit`: of these, what cannot do so on its `torch_device`, and why.
     `no_bfloat16`: why it would emulate such arithmetic; empty where it has it.
     """
 
@@ -175,6 +176,7 @@ class Description(Message, frozen=True):
     rpc_groups: int
     prefetch: int | None
     runtimes: dict[str, str]
+    unfit: dict[str, str]
     no_bfloat16: str
 
 

@@ -33,7 +33,7 @@ from pplib.pipeline.worker.ring import Ring
 from pplib.pipeline.worker.settings import WorkerSettings
 from pplib.pipeline.worker.watched import send_pong
 from pplib.pipeline.worker.weights_transfer import held_bytes, receive_weights
-from pplib.runtimes import Array, installed
+from pplib.runtimes import Array, installed, unfit
 
 
 class Worker:
@@ -172,6 +172,7 @@ class Worker:
                     rpc_groups=self._ring.rpc_groups,
                     prefetch=self.settings.prefetch,
                     runtimes=installed(),
+                    unfit=unfit(self.settings.torch_device),
                     no_bfloat16=no_bfloat16(self.settings.torch_device),
                 )
             case m.HaveWeights():

@@ -20,7 +20,7 @@ from pplib.files.lock import sole_sweep
 from pplib.grid import Grid, loading_torch
 from pplib.objectives import of_configuration
 from pplib.pipeline.wire.messages import Description
-from pplib.runtimes import NAMES, check_offered, installed
+from pplib.runtimes import NAMES, check_offered, installed, unfit
 from pplib.sweep.auto import choose_points, stored_choice
 from pplib.sweep.claim import claim_folder, devices_content
 from pplib.sweep.experiment import Experiment, prepare
@@ -106,7 +106,10 @@ def _planned(
         testbed.first(config.num_stages)
         testbed.check_backend(config.backend)
         devices = testbed.first(config.num_stages)
-        check_offered(config.runtime, [(one.name, NAMES if one.remote else list(installed())) for one in devices])
+        offered = [
+            (one.name, NAMES, {}) if one.remote else (one.name, installed(), unfit(one.torch_device)) for one in devices
+        ]
+        check_offered(config.runtime, offered)
         if config.link_profile.shaped:
             choose_engine(testbed.link_engine)
         key = (config.model, config.weights, config.num_classes, config.granularity, config.batch_size)

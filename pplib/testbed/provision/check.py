@@ -5,17 +5,18 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from pplib import limits
 from pplib.devices import Device, Testbed
 from pplib.errors import ConfigError, ParetoPipeError, TransportError, WorkerError
+from pplib.runtimes import EAGER, runtime
 from pplib.testbed.emulation.namespaces import choose_engine
 from pplib.testbed.provision.facts import ClockFacts, Facts, Hop, clock_of, facts_of, measure_hop, qdiscs_of
+from pplib.testbed.provision.findings import CheckReport, Finding
+from pplib.testbed.provision.needs import Needs
 from pplib.testbed.provision.status import Status, status_of
 from pplib.testbed.provision.torch_builds import ARM64_CPU, choose, unfit
 from pplib.testbed.shipping.our_code import our_code, python_path
@@ -27,48 +28,7 @@ from pplib.testbed.ssh.parallel import for_each
 CLOCK_S = 60.0
 LITTLE_MEMORY_BYTES, LITTLE_DISK_BYTES = 500e6, 1e9
 LITTLE_TOTAL_BYTES = 1e9  # of a Pi with 1 GB, Linux shows less than this
-_SYSTEM = ("cores", "memory", "disk", "clock")
-ROWS = ("reachable", "Python", "torch", "runtimes", "code", *_SYSTEM, "data", "shaping", "next hop")
-
 R = TypeVar("R")
-Level = Literal["ok", "warn", "fail"]
-MARKS: dict[Level, str] = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One judged fact. `fail`: nothing can be measured; `warn`: something cannot. `advice` says what to do."""
-
-    row: str
-    level: Level
-    text: str
-    advice: str = ""
-
-
-class CheckReport(msgspec.Struct, frozen=True):
-    """The findings of each device, by its name, in pipeline order."""
-
-    devices: dict[str, list[Finding]]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing that is required fails."""
-        return all(one.level != "fail" for findings in self.devices.values() for one in findings)
-
-    def __str__(self) -> str:
-        """A table, a column for each device, and below it what to do about what is not well."""
-        cells = {(name, one.row): f"{MARKS[one.level]} {one.text}" for name, own in self.devices.items() for one in own}
-        rows = [["", *self.devices]]
-        rows += [[row, *(cells.get((name, row), "   -") for name in self.devices)] for row in ROWS]
-        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        todo = [(name, one) for name, own in self.devices.items() for one in own if one.advice]
-        if todo:
-            lines += [
-                "",
-                "What to do:",
-                *(f"  {MARKS[one.level]} {name}, {one.row}: {one.advice}" for name, one in todo),
-            ]
-        return "\n".join(lines)
 
 
 @dataclass
@@ -83,18 +43,25 @@ class _Gathered:
     forbidden: str = ""
 
 
-def check(testbed: Testbed, device_s: float = limits.CHECK_DEVICE_S) -> CheckReport:
+def check(
+    testbed: Testbed,
+    needs: Mapping[str, Needs] = {},
+    device_s: float = limits.CHECK_DEVICE_S,
+) -> CheckReport:
     """Look at every device at once, then at every hop in turn.
 
     Args:
         testbed: the devices.
+        needs: of each device, by its name; where nothing is told, eager PyTorch.
         device_s: how long all devices together may take; one that takes longer is a finding, no error.
     """
     machines = [machine_of(device) for device in testbed.devices]
     gathered = for_each(machines, _gather, device_s)
     try:
         findings = {
-            machine.name: _judge(one) if isinstance(one, _Gathered) else [_unreachable(one)]
+            machine.name: _judge(one, needs.get(machine.name, Needs()))
+            if isinstance(one, _Gathered)
+            else [_unreachable(one)]
             for machine, one in zip(machines, gathered, strict=True)
         }
         for one, other in itertools.pairwise(gathered):
@@ -139,15 +106,15 @@ def _unreachable(error: ParetoPipeError) -> Finding:
     return Finding("reachable", "fail", "no", said)
 
 
-def _judge(one: _Gathered) -> list[Finding]:
+def _judge(one: _Gathered, needs: Needs) -> list[Finding]:
     device, facts = one.machine.device, one.facts
     where = f"{device.host}, {one.connect_s * 1e3:.0f} ms" if device.remote else "this machine"
     found = [Finding("reachable", "ok", where), _clock(one.clock), _shaping(device, *one.qdiscs)]
     if one.forbidden:
         found[0] = Finding("reachable", "fail", "no forwarding", one.forbidden.partition(": ")[2])
     if isinstance(facts, Facts):
-        found += [_python(device, facts, one.status), _torch(device, facts), *_resources(device, facts)]
-        found.append(Finding("runtimes", "ok", ", ".join(f"{name} {its}" for name, its in facts.runtimes.items())))
+        found += [_python(device, facts, one.status), *_resources(device, facts)]
+        found += [_torch(device, facts, needs), _runtimes(device, facts, needs)]
         found.append(_data(device, facts, one.address))
     else:
         found.append(Finding("Python", "fail", "no", str(facts).partition(": ")[2]))
@@ -173,7 +140,20 @@ def _python(device: Device, facts: Facts, status: Status | None) -> Finding:
     return Finding("Python", "ok", facts.python)
 
 
-def _torch(device: Device, facts: Facts) -> Finding:
+def _runtimes(device: Device, facts: Facts, needs: Needs) -> Finding:
+    has = ", ".join(f"{name} {version}" for name, version in facts.runtimes.items()) or "none"
+    lacking = [name for name in needs.runtimes if name not in facts.runtimes and name != EAGER]
+    if not lacking:
+        return Finding("runtimes", "ok", has)
+    packages = " ".join(runtime(name).PACKAGES[0] for name in lacking)
+    by_hand = f"`{python_path(device)} -m pip install {packages}`"
+    advice = by_hand if device.python or not device.remote else "run `setup` with the same file"
+    return Finding("runtimes", "fail", has, f"the grid needs {', '.join(lacking)} there: {advice}")
+
+
+def _torch(device: Device, facts: Facts, needs: Needs) -> Finding:
+    if EAGER not in needs.runtimes and facts.torch.error:
+        return Finding("torch", "ok", "none, none needed")
     for name, module in (("torch", facts.torch), ("torchvision", facts.torchvision)):
         if module.error:
             advice = f"{name} cannot be imported ({module.error}): " + (
@@ -181,6 +161,9 @@ def _torch(device: Device, facts: Facts) -> Finding:
                 if device.python or not device.remote
                 else "run `setup`"
             )
+            others = [name for name in facts.runtimes if name != EAGER]
+            if needs == Needs() and others:
+                advice += f"; a grid of {', '.join(others)} needs none there: `check` it in place of the device file"
             return Finding("torch", "fail", f"no {name}", advice)
     if facts.gpu.error:
         advice = f"{device.torch_device} cannot be used ({facts.gpu.error}): correct `torch_device` or the GPU's driver"

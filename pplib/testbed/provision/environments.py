@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from pplib.testbed.provision.status import installed_mark, lock_of
+from pplib.testbed.provision.needs import Needs, lock_of, text_of
 from pplib.testbed.provision.torch_builds import Build, System, unfit
 from pplib.testbed.shipping.our_code import FOLDER, VENV
 from pplib.testbed.ssh.command import CommandError, shell_path
@@ -17,21 +16,26 @@ BUSY, NO_ROOM = 75, 76
 
 # Everything of it, what pip unpacks included, lies in our folder: /tmp is in memory on a Pi with little of it.
 _INSTALL = r"""set -e
-folder=$1 venv=$2 mark=$3 room_kb=$4 locked=$5
+folder=$1 venv=$2 room_kb=$3 locked=$4 keep=$5; shift 5  # what is left are the marks
 cd -- "$folder"
-[ -x "$venv/bin/python" ] && [ "$(cat "$venv/installed" 2> /dev/null)" = "$mark" ] && exit 0
+missing=
+for mark in "$@"; do grep -qsx -- "$mark" "$venv/installed" || missing=yes; done
+[ -x "$venv/bin/python" ] && [ -z "$missing" ] && exit 0
 free_kb=$(df -Pk . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
-held_kb=$(du -sk "$venv" 2> /dev/null | cut -f 1)
+[ "$keep" ] || held_kb=$(du -sk "$venv" 2> /dev/null | cut -f 1)
 [ $((free_kb + ${held_kb:-0})) -ge "$room_kb" ] || { echo "$((free_kb + ${held_kb:-0}))" >&2; exit NO_ROOM; }
 trap 'rm -rf tmp' EXIT
 trap 'exit 1' HUP INT TERM
-rm -rf -- "$venv" tmp pip.log
+rm -rf -- tmp pip.log
+[ "$keep" ] || rm -rf -- "$venv"
 mkdir tmp
 export TMPDIR="$PWD/tmp"
-python3 -m venv "$venv"
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+has=$(cat "$venv/installed" 2> /dev/null) || has=
+rm -f -- "$venv/installed"
 "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --no-cache-dir --quiet --log pip.log \
   -r requirements.txt -c constraints.txt $locked
-printf %s "$mark" > "$venv/installed"
+printf '%s\n' $has "$@" | sort -u > "$venv/installed"
 """.replace("NO_ROOM", str(NO_ROOM))
 
 
@@ -39,7 +43,8 @@ def install(
     machine: SshDevice,
     system: System,
     build: Build,
-    requirements: Path,
+    needs: Needs,
+    keep: bool,
     say: Callable[[str], None],
     limit_s: float,
 ) -> None:
@@ -48,8 +53,9 @@ def install(
     Args:
         machine: a device without `python` in the device file.
         system: what it is.
-        build: of PyTorch.
-        requirements: what pip installs.
+        build: of PyTorch, if it needs one.
+        needs: what is installed.
+        keep: what is in the environment, and is as it is to be.
         say: is called with a line of text before it takes its time.
         limit_s: how long it may take.
 
@@ -59,17 +65,18 @@ def install(
     """
     if reason := unfit(system, build):
         raise CommandError(f"{machine.name}: {reason}")
-    chosen = ", ".join(build.constraints) or "the newest torch"
-    lock = lock_of(requirements, build)
-    how = "as locked, with hashes" if lock else "the newest of the rest: no lock file has this"
-    say(
-        f"{machine.name}: installing {requirements.name} with {chosen} ({build.why}), {how}: PyTorch is large, minutes "
-        "the first time"
-    )
-    machine.put(lock or requirements, f"{FOLDER}/requirements.txt")
+    locked = all(lock_of(path, its) for path, its in needs.files(build))
+    how = "as locked, with hashes" if locked else "the newest of the rest: no lock file has this"
+    if build.room_bytes:
+        chosen = ", ".join(build.constraints) or "the newest torch"
+        how = f"with {chosen} ({build.why}), {how}: PyTorch is large, minutes the first time"
+    say(f"{machine.name}: installing {needs.names} {how}")
+    texts = [text_of(path, its) if locked else path.read_text() for path, its in needs.files(build)]
+    machine.put(_merged(texts).encode(), f"{FOLDER}/requirements.txt")
     machine.put("".join(f"{line}\n" for line in build.constraints).encode(), f"{FOLDER}/constraints.txt")
-    words = f"{shell_path(FOLDER)} {shell_path(VENV)} {installed_mark(requirements, build)} "
-    words += f"{build.room_bytes / 1024:.0f} {shlex.quote('--require-hashes --no-deps' if lock else '')}"
+    room_bytes = build.room_bytes + needs.room_bytes
+    words = f"{shell_path(FOLDER)} {shell_path(VENV)} {room_bytes / 1024:.0f} "
+    words += shlex.join(["--require-hashes --no-deps" if locked else "", "keep" if keep else "", *needs.marks(build)])
     script = f'exec flock -n -E {BUSY} {shell_path(f"{FOLDER}/lock")} sh -c "$1" sh {words}'
     done = machine.run(["sh", "-c", script, "sh", _INSTALL], timeout_s=limit_s)
     if done.returncode == BUSY:
@@ -77,13 +84,19 @@ def install(
     if done.returncode == NO_ROOM:
         raise CommandError(
             f"{machine.name}: {int(done.stderr) / 1e6:.1f} GB are free in the home of its user, expected "
-            f"{build.room_bytes / 1e9:.0f} GB for PyTorch: make room, or use a larger card"
+            f"{room_bytes / 1e9:.1f} GB for {', '.join(needs.runtimes)}: make room, or use a larger card"
         )
     if done.returncode:
         said = ending(done.returncode) if died(done.returncode) else reason_of(done.stderr or done.stdout)
         raise CommandError(
             f"{machine.name}: the environment could not be made: {said} (all of it: {FOLDER}/pip.log there)"
         )
+
+
+def _merged(texts: Sequence[str]) -> str:
+    """Files of requirements as one, what stands in several once."""
+    lines = "\n".join(texts).replace("\\\n", "\0").splitlines()  # a requirement and its hashes are one line
+    return "".join(f"{line}\n" for line in dict.fromkeys(lines)).replace("\0", "\\\n")
 
 
 def reason_of(said: str) -> str:

@@ -78,6 +78,7 @@ class Build:
 # (pytorch issue 176993).
 ARM64_CPU = Build("2.9.1", "0.24.1", 2e9, ((3, 10), (3, 14)), "the last arm64 build without CUDA; runs on a Pi 3, 4, 5")
 ANY = Build("", "", 10e9, ((3, 11), (3, 99)), "brings CUDA, with or without a GPU: the ordinary index has no other")
+NO_TORCH = Build("", "", 0, ((3, 11), (3, 99)), "")
 MIN_GLIBC = (2, 28)
 
 
@@ -104,8 +105,8 @@ def unfit(system: System, build: Build) -> str:
     """Why there can be no such environment on a device and what to do; empty where there can."""
     if system.bits == 32 or system.machine in ("armv6l", "armv7l", "i686"):
         return (
-            f"its system is a 32-bit one ({system.machine}), for which there is no PyTorch: write the 64-bit "
-            "Raspberry Pi OS to its card"
+            f"its system is a 32-bit one ({system.machine}), for which there is no PyTorch and no ONNX Runtime: write "
+            "the 64-bit Raspberry Pi OS to its card"
         )
     if not system.python3:
         return "there is no Python: `sudo apt install python3 python3-venv` there"
@@ -115,9 +116,8 @@ def unfit(system: System, build: Build) -> str:
     if not system.venv:
         return f"it cannot make environments: `sudo apt install python3-venv` there (or python{found}-venv)"
     if system.glibc and system.glibc < MIN_GLIBC:
-        return (
-            f"its C library is {'.'.join(map(str, system.glibc))}, PyTorch needs 2.28 or newer: install a newer system"
-        )
+        found = ".".join(map(str, system.glibc))
+        return f"its C library is {found}, PyTorch and ONNX Runtime need 2.28 or newer: install a newer system"
     last = build.pythons[1]
     if system.python3 > last:
         return (
