@@ -85,7 +85,7 @@ def requests() -> list[m.Request]:
         m.HaveWeights(sha256="f" * 64, num_bytes=64),
         m.PutWeights(sha256="0" * 64, offset=0, count=10),
         m.OpenHops(backend="rpc", stage_index=0, peers=peers, run="x" * 32, meeting="/run/m", timeout_s=9.0),
-        m.OpenMeeting(host="127.0.0.1", port=0),
+        m.OpenMeeting(backend="rpc", host="127.0.0.1", port=0),
         m.Probe(what="echo", leads=True, connects=False, run="x", stage_index=0, peer=peers[0], settle_s=0.1,
                 window_s=1.0, ahead_bytes=None, timeout_s=9.0),
         m.Prepare(plan=plan(), stage_index=1),

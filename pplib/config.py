@@ -18,7 +18,8 @@ from pplib.links import LinkProfile, find_link, wire_parts
 from pplib.runtimes import EAGER, Precision, check_precision, joined, of_stages
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-Backend = Literal["socket", "rpc"]
+Backend = Literal["socket", "rpc", "gloo"]
+PASSWORDLESS: tuple[Backend, ...] = ("rpc", "gloo")  # of PyTorch: they listen on ports of their own, for everybody
 Granularity = Literal["block", "layer"]
 Points = Literal["all", "auto", "even"] | list[int | list[int]]
 Repeats = Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=10_000)]

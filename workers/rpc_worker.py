@@ -1,4 +1,4 @@
-"""A worker that speaks sockets and PyTorch RPC. RPC unpickles what it receives: trusted networks only."""
+"""A worker that speaks sockets, PyTorch RPC and gloo: trusted networks only. RPC unpickles what it receives."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from pplib.pipeline.worker.command_line import main
 
 if __name__ == "__main__":
-    sys.exit(main(("socket", "rpc")))
+    sys.exit(main(("socket", "rpc", "gloo")))

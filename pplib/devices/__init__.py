@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from pplib.config import PASSWORDLESS
 from pplib.decode import decode
 from pplib.errors import ConfigError
 from pplib.files.expanded import expanded
@@ -119,9 +120,9 @@ class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `tunnel: ssh` activations go from device to device through SSH, for networks that are not to be
     trusted; what that costs is in everything that is measured, and the records say so.
 
-    `rpc_network` says where workers of this machine that speak rpc listen: `private` is a network of their
-    own, which no other account reaches; `host` is this machine's loopback, where every account can run
-    code as the user of the workers.
+    `rpc_network` says where workers of this machine that speak rpc or gloo listen: `private` is a network of
+    their own, which no other account reaches; `host` is this machine's loopback, where every account can take
+    the place of a device and, over rpc, run code as the user of the workers.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -148,10 +149,10 @@ class Testbed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             ConfigError: it cannot.
         """
-        if self.tunnel == "ssh" and backend == "rpc":
+        if self.tunnel == "ssh" and backend in PASSWORDLESS:
             raise ConfigError(
-                "backend: expected socket, got rpc, with `tunnel: ssh` in the device file: PyTorch RPC opens ports of "
-                "its own choice in both directions, which no SSH tunnel carries; use sockets, or a VPN such as "
+                f"backend: expected socket, got {backend}, with `tunnel: ssh` in the device file: PyTorch opens ports "
+                "of its own choice in both directions, which no SSH tunnel carries; use sockets, or a VPN such as "
                 "WireGuard between the devices, with its addresses as `data_host`"
             )
 

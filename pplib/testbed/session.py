@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from pplib import limits
+from pplib.config import PASSWORDLESS
 from pplib.devices import Testbed, assign_cores
 from pplib.environment import load_environment
 from pplib.errors import ConfigError, HandshakeError, ParetoPipeError, TransportError, WorkerError
@@ -159,19 +160,20 @@ def _end_members(clients: Sequence[WorkerClient | None]) -> None:
         client.close()
 
 
-def check_rpc_network(testbed: Testbed, backend: str, shaped: bool) -> None:
-    """Make sure that no other account of this machine reaches the ports of rpc, or that this is wanted.
+def check_private(testbed: Testbed, backend: str, shaped: bool) -> None:
+    """Make sure that no other account of this machine reaches ports without passwords, or that this is wanted.
 
     Raises:
         ConfigError: they would be open to all.
     """
-    if backend != "rpc" or shaped or not testbed.local or testbed.rpc_network == "host":
+    if backend not in PASSWORDLESS or shaped or not testbed.local or testbed.rpc_network == "host":
         return
     if reason := no_private_network():
         raise ConfigError(
-            "backend: rpc has no passwords, and on this machine's loopback every account could run code as you; a "
-            f"network of its own cannot be had here: {reason}. Use `backend: socket`, or, where you trust every "
-            "account of this machine, write `rpc_network: host` into the device file"
+            f"backend: {backend} has no passwords, and on this machine's loopback every account could "
+            f"{'run code as you' if backend == 'rpc' else 'take the place of a device'}; a network of its own cannot "
+            f"be had here: {reason}. Use `backend: socket`, or, where you trust every account of this machine, write "
+            "`rpc_network: host` into the device file"
         )
 
 
@@ -189,7 +191,7 @@ def workers_up(
         with_torch: the devices whose workers load PyTorch before they are ready; None: all. Others load it where a
             stage or a backend needs it.
 
-    Devices of this machine that speak rpc share a network of their own where nothing else is asked for.
+    Devices of this machine that speak rpc or gloo share a network of their own where nothing else is asked for.
 
     Raises:
         WorkerError: a worker did not start.
@@ -205,7 +207,7 @@ def workers_up(
         return
     for backend in backends:
         testbed.check_backend(backend)
-        check_rpc_network(testbed, backend, shaped)
+        check_private(testbed, backend, shaped)
     token, devices = secrets.token_bytes(32), testbed.devices
     with contextlib.ExitStack() as stack:
         shaper: Namespaces | RemoteLink | None = None
@@ -218,7 +220,7 @@ def workers_up(
         elif shaped:
             shaper = stack.enter_context(namespaces(len(devices), engine=testbed.link_engine))
         net = shaper if isinstance(shaper, Namespaces) else None
-        if net is None and "rpc" in backends and testbed.local and testbed.rpc_network == "private":
+        if net is None and set(PASSWORDLESS) & set(backends) and testbed.local and testbed.rpc_network == "private":
             net = stack.enter_context(private_network(len(devices)))
         folder = stack.enter_context(own_folder())
         loads = testbed.names if with_torch is None else with_torch

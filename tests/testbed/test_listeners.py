@@ -19,13 +19,13 @@ from benchmarks.listeners import BACKENDS, listeners, watch
 from pplib.config import Backend
 from pplib.devices import Testbed, load_testbed
 from pplib.errors import ConfigError
-from pplib.pipeline.hops.rpc_meeting import Meeting
+from pplib.pipeline.hops.meeting import Meeting
 from pplib.sweep.job import grid_run as batch
 from pplib.sweep.job.command import main
 from pplib.testbed.emulation import namespaces as room
 from pplib.testbed.emulation.namespace_process import Offers
 from pplib.testbed.provision.setup import set_up
-from pplib.testbed.session import check_rpc_network, workers_up
+from pplib.testbed.session import check_private, workers_up
 
 LOCAL = Path(__file__).resolve().parents[2] / "params" / "devices" / "local.yaml"
 SOMEBODY = 54_321  # another account: it need not have a name
@@ -96,12 +96,12 @@ def test_with_rpc_network_host_every_account_reaches_them(tmp_path):
 def test_without_namespaces_rpc_is_refused_with_what_to_do_and_sockets_are_not(monkeypatch):
     monkeypatch.setattr(room, "_offers", lambda: Offers("no", "no", "no", "no namespaces"))
     testbed = load_testbed(LOCAL)
-    check_rpc_network(testbed, "socket", shaped=False)
+    check_private(testbed, "socket", shaped=False)
     with pytest.raises(
         ConfigError, match=r"every account .*: no namespaces\. Use `backend: socket`, or.*`rpc_network: host`"
     ):
-        check_rpc_network(testbed, "rpc", shaped=False)
-    check_rpc_network(Testbed(devices=testbed.devices, rpc_network="host"), "rpc", shaped=False)
+        check_private(testbed, "rpc", shaped=False)
+    check_private(Testbed(devices=testbed.devices, rpc_network="host"), "rpc", shaped=False)
 
 
 def test_a_sweep_of_both_backends_measures_sockets_where_rpc_is_refused(monkeypatch, tmp_path, capsys):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pplib import limits
-from pplib.config import Backend
+from pplib.config import PASSWORDLESS, Backend
 from pplib.errors import ParetoPipeError, ProtocolError, TransportError, TrialError, WorkerError
 from pplib.pipeline.coordinator.client import R, WorkerClient, WorkerLost
 from pplib.pipeline.coordinator.clock import SAME_CLOCK, Clock, ClockOffset, measure_offset
@@ -50,8 +50,8 @@ class Coordinator:
 
     Args:
         workers: one per stage, in order.
-        meeting: where the members of an rpc group meet: a folder that all workers see, or an address and a port of
-            the first one, which chooses what is None.
+        meeting: where the members of an rpc or gloo group meet: a folder that all workers see, or an address and a
+            port of the first one, which chooses what is None.
         tunnelled: whether the workers reach each other through a `pplib.testbed.workers.tunnel`.
 
     Attributes:
@@ -104,7 +104,7 @@ class Coordinator:
         self._close_hops()
         peers = tuple(self.peer(i) for i in range(len(self.workers)))
         run = uuid.uuid4().hex
-        meeting = self._meeting_point(run) if backend == "rpc" else None
+        meeting = self._meeting_point(backend, run) if backend in PASSWORDLESS else None
         self.ask(
             [
                 m.OpenHops(
@@ -214,11 +214,11 @@ class Coordinator:
             self._backend = None
             self.ask([m.CloseHops()] * len(self.workers), m.Done, 30)
 
-    def _meeting_point(self, run: str) -> str:
+    def _meeting_point(self, backend: Backend, run: str) -> str:
         if isinstance(self._meeting, Path):
-            return str(self._meeting / f"rpc-{run}")
+            return str(self._meeting / f"{backend}-{run}")
         host, port = self._meeting
-        port = self.workers[0].expect(m.OpenMeeting(host=host, port=port or 0), m.Done, 10).value
+        port = self.workers[0].expect(m.OpenMeeting(backend=backend, host=host, port=port or 0), m.Done, 10).value
         return name_of((host or self.workers[0].description.data_host, port))
 
     def ask(

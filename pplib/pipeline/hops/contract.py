@@ -89,6 +89,21 @@ class Hops(Protocol):
         """Leave the ring; `graceful` when all others leave too."""
 
 
+class Started:
+    """One end of a hop that knows what every tensor of the running trial looks like."""
+
+    _started: tuple[TensorSpec, int] | None = None
+
+    def start(self, spec: TensorSpec, trial: int) -> None:
+        """See Sender and Receiver."""
+        self._started = spec, trial
+
+    def _expected(self) -> tuple[TensorSpec, int]:
+        if self._started is None:
+            raise RuntimeError("start() tells a hop what to expect before the first tensor")
+        return self._started
+
+
 @dataclass(frozen=True)
 class _Parcel:
     trial: int

@@ -6,30 +6,31 @@ or not; it is held to TCP (`_transports`, `_channels`).
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-import psutil
 import torch
-from torch.distributed import rpc
+from torch.distributed import Store, rpc  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import register_rendezvous_handler
 
 from pplib import limits
 from pplib.errors import TransportError
 from pplib.pipeline.hops.contract import Inbox, Room
-from pplib.pipeline.hops.rpc_meeting import Meeting, init_method
+from pplib.pipeline.hops.meeting import Meeting, store_at
 from pplib.pipeline.process.memory import end, memory_for
 from pplib.pipeline.process.threads import Companion, end_unless
-from pplib.pipeline.wire.addresses import address_of, check_listening, interface_of, listening
-from pplib.pipeline.wire.connection import Deadline, notice_a_dead_link
+from pplib.pipeline.wire.addresses import address_of, check_listening, interface_of, listening, notice_dead_links
+from pplib.pipeline.wire.connection import Deadline
 from pplib.pipeline.wire.plan import TensorSpec
 from pplib.runtimes import Array
 
 _TOOK = "took a tensor"
+_SCHEME = "paretopipe"
 
+_stores: dict[str, Store] = {}  # those that `init_rpc` has not fetched yet, by the name of their ring
 _inboxes: dict[str, Inbox] = {}
 _rooms: dict[str, Room] = {}
 
@@ -97,7 +98,7 @@ class RpcSender:
         _outcome(self._pending.pop(0), self._peer, _TOOK)
         if not self._watched:  # the first tensor of a trial, long before any is measured, opens what was not open
             self._watched = True
-            _notice_dead_links(self._hosts)
+            notice_dead_links(self._hosts)
 
     def look(self) -> None:
         """Raise what a call has failed with, while nobody settles: the next tensor may wait for the lost one."""
@@ -151,10 +152,11 @@ class RpcHops:
         before = listening()
 
         def join() -> None:
+            _stores[run] = store_at(meeting, count, timeout_s, own)
             options = rpc.TensorPipeRpcBackendOptions(
                 num_worker_threads=threads,
                 rpc_timeout=timeout_s,
-                init_method=init_method(run, meeting, count, timeout_s, own),
+                init_method=f"{_SCHEME}://{run}",
                 _transports=["uv"],
                 _channels=["basic"],
             )
@@ -240,25 +242,22 @@ def _or_end(job: Callable[[], None], limit_s: float, what: str) -> None:
         end(what)
 
 
-def _notice_dead_links(hosts: frozenset[str]) -> None:
-    """Have connections to `hosts` end when the link is gone: TensorPipe has no option for that, its sockets do.
-
-    They may have TCP_USER_TIMEOUT, too, which what is under way needs: TensorPipe always takes what comes.
-    """
-    for one in psutil.Process().net_connections("tcp"):
-        if one.fd < 0 or not one.raddr or one.raddr.ip not in hosts:
-            continue
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(one.fd)) as sock:  # it may have been closed
-            notice_a_dead_link(sock)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.DEAD_LINK_S * 1000)
-
-
 def _pickled_bytes(run: str, trial: int) -> int:
     """What rpc writes beside the tensor's own bytes: the pickled call. TensorPipe's framing is not counted."""
     from torch.distributed.rpc.internal import PythonUDF, serialize
 
     payload, _ = serialize(PythonUDF(_deliver, (run, trial, 0, torch.empty(1), False), {}))  # type: ignore[no-untyped-call]
     return len(payload)
+
+
+def _hand_over(url: str, **_: Any) -> Iterator[tuple[Store, int, int]]:
+    """What torch asks for a store; it keeps this iterator, which therefore keeps no store."""
+    run, _mark, query = url.removeprefix(f"{_SCHEME}://").partition("?")
+    said = dict(part.split("=") for part in query.split("&"))
+    yield _stores.pop(run.rstrip("/")), int(said["rank"]), int(said["world_size"])
+
+
+register_rendezvous_handler(_SCHEME, _hand_over)  # type: ignore[no-untyped-call]
 
 
 def _first_line(exc: BaseException) -> str:

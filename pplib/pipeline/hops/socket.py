@@ -8,10 +8,9 @@ from __future__ import annotations
 import time
 
 from pplib.errors import ProtocolError, TransportError
-from pplib.pipeline.hops.contract import Arrival, Earlier
+from pplib.pipeline.hops.contract import Arrival, Earlier, Started
 from pplib.pipeline.wire.connection import Connection, Deadline
 from pplib.pipeline.wire.frames import TENSOR_HEADER_BYTES, check_tensor_header, tensor_header
-from pplib.pipeline.wire.plan import TensorSpec
 from pplib.pipeline.wire.seal import TAG_BYTES, check_tag
 from pplib.runtimes import Array
 
@@ -19,21 +18,11 @@ PIECE_BYTES = 1 << 18  # is proved while it is still in the cache
 _ROOM = b"\1"
 
 
-class _End:
-    """One end of a connection: knows what every tensor of the running trial looks like."""
+class _End(Started):
+    """One end of a connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._started: tuple[TensorSpec, int] | None = None
-
-    def start(self, spec: TensorSpec, trial: int) -> None:
-        """See Sender and Receiver."""
-        self._started = spec, trial
-
-    def _expected(self) -> tuple[TensorSpec, int]:
-        if self._started is None:
-            raise RuntimeError("start() tells a hop what to expect before the first tensor")
-        return self._started
 
 
 class SocketSender(_End):

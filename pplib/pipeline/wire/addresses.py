@@ -1,13 +1,18 @@
-"""This machine's addresses: which interface has one, and where this process listens."""
+"""This machine's addresses: which interface has one, where this process listens, and what it is connected to."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import os
 import socket
+from collections.abc import Container
 
 import psutil
 
+from pplib import limits
 from pplib.errors import TransportError
+from pplib.pipeline.wire.connection import notice_a_dead_link
 
 
 def address_of(host: str) -> str:
@@ -56,6 +61,19 @@ def check_listening(before: set[tuple[str, int]], host: str) -> None:
         loopback = ipaddress.ip_address(wanted).is_loopback and ipaddress.ip_address(address).is_loopback
         if address != wanted and not loopback:
             raise TransportError(
-                f"PyTorch RPC listens on {address}:{port}, expected {wanted} only: give the device's `data_host` an "
+                f"PyTorch listens on {address}:{port}, expected {wanted} only: give the device's `data_host` an "
                 "interface whose first address it is, or set TP_SOCKET_IFNAME and GLOO_SOCKET_IFNAME in .env"
             )
+
+
+def notice_dead_links(hosts: Container[str]) -> None:
+    """Have this process's connections to `hosts` end when the link is gone: PyTorch has no option for that, sockets do.
+
+    They may have TCP_USER_TIMEOUT, too, which what is under way needs: PyTorch's threads always take what comes.
+    """
+    for one in psutil.Process().net_connections("tcp"):
+        if one.fd < 0 or not one.raddr or one.raddr.ip not in hosts:
+            continue
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(one.fd)) as sock:  # it may have been closed
+            notice_a_dead_link(sock)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.DEAD_LINK_S * 1000)

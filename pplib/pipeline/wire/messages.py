@@ -51,8 +51,8 @@ class PutWeights(Message, frozen=True):
 class OpenHops(Message, frozen=True):
     """Join the ring of workers: connect to the next stage, be connected to by the previous.
 
-    `peers` are (name, endpoint) in stage order: where each takes activations, as its neighbours reach it. For
-    rpc, `meeting` is where they meet: a file, for workers of one machine, or the address that the first one named.
+    `peers` are (name, endpoint) in stage order: where each takes activations, as its neighbours reach it. For rpc
+    and gloo, `meeting` is where they meet: a file, for workers of one machine, or the address that the first one named.
     """
 
     backend: Backend
@@ -64,10 +64,11 @@ class OpenHops(Message, frozen=True):
 
 
 class OpenMeeting(Message, frozen=True):
-    """Listen where the members of an rpc group will meet, and tell the port: `port` (0: any free one) of `host`
-    (None: the address of your data plane). It closes when the group has met, or the ring is left.
+    """Listen where the members of a group of this backend will meet, and tell the port: `port` (0: any free one) of
+    `host` (None: the address of your data plane). It closes when the group has met, or the ring is left.
     """
 
+    backend: Backend
     host: str | None
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
 

@@ -12,7 +12,7 @@ from pplib.pipeline.worker.data_port import DataPort
 from pplib.pipeline.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from pplib.pipeline.hops.rpc_meeting import Meeting
+    from pplib.pipeline.hops.meeting import Meeting
 
 
 class Ring:
@@ -42,19 +42,23 @@ class Ring:
         match request.backend:
             case "socket":
                 self.hops = self._data.join(request.stage_index, request.peers, request.run, request.timeout_s)
-            case "rpc":
-                self.hops = self._join_rpc(request)
+            case "rpc" | "gloo":
+                self.hops = self._join_group(request)
             case other:
                 assert_never(other)
 
-    def _join_rpc(self, request: m.OpenHops) -> Hops:
-        from pplib.pipeline.hops.rpc import RpcHops  # a socket worker never loads what unpickles
-
+    def _join_group(self, request: m.OpenHops) -> Hops:
         if request.meeting is None:
-            raise ProtocolError("an rpc group needs a meeting point")
-        self.rpc_groups += 1
+            raise ProtocolError(f"a group of {request.backend} needs a meeting point")
         own, self._meeting = self._meeting, None
         self._met = own
+        if request.backend == "gloo":
+            from pplib.pipeline.hops.gloo import GlooHops  # needs half of torch.distributed
+
+            return GlooHops(request.stage_index, request.peers, request.meeting, request.timeout_s, own)
+        from pplib.pipeline.hops.rpc import RpcHops  # a worker that is not asked for rpc never loads what unpickles
+
+        self.rpc_groups += 1
         return RpcHops(
             request.run,
             request.stage_index,
@@ -66,14 +70,14 @@ class Ring:
         )
 
     def open_meeting(self, request: m.OpenMeeting) -> int:
-        """Listen where the members of the next rpc group meet; the port.
+        """Listen where the members of the next group meet; the port.
 
         Raises:
-            WorkerError: this worker does not offer rpc.
+            WorkerError: this worker does not offer the backend.
             TransportError: the address is not this machine's, or the port is taken.
         """
-        self._check_offered("rpc")
-        from pplib.pipeline.hops.rpc_meeting import Meeting
+        self._check_offered(request.backend)
+        from pplib.pipeline.hops.meeting import Meeting
 
         self.close_meeting()
         self._meeting = Meeting(address_of(request.host or self._settings.data_host), request.port)

@@ -34,7 +34,7 @@ from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary
 from pplib.sweep.run import run_together
 from pplib.sweep.schedule import is_decided, missing_trials
 from pplib.testbed.emulation.namespaces import choose_engine
-from pplib.testbed.session import Session, check_rpc_network, workers_up
+from pplib.testbed.session import Session, check_private, workers_up
 from pplib.testbed.workers.fork_server import KERNEL_SERVER
 
 MOST_KERNELS = 4  # at a time: each may hold a model
@@ -155,7 +155,7 @@ def _run_groups(groups: Sequence[list[Configuration]], testbed: Testbed, shaped:
 
     for config in list(left):
         try:
-            check_rpc_network(testbed, config.backend, shaped)
+            check_private(testbed, config.backend, shaped)
         except ConfigError as exc:  # sockets go on
             note(config, exc)
     if not left:

@@ -1,4 +1,4 @@
-"""Where the members of an rpc group find each other: torch's store, within reach of as few as can be.
+"""Where the members of an rpc or gloo group find each other: torch's store, within reach of as few as can be.
 
 By itself torch listens on all interfaces of the first member, for as long as its process lives, and believes
 whoever writes there where a member is to be reached. Here the store is a file where all members are on one
@@ -10,16 +10,10 @@ from __future__ import annotations
 import datetime
 import os
 import socket
-from collections.abc import Iterator
-from typing import Any
 
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import register_rendezvous_handler
 
 from pplib.pipeline.wire.connection import endpoint_of, listen
-
-SCHEME = "paretopipe"
-_stores: dict[str, Store] = {}  # those that `init_rpc` has not fetched yet, by the name of their ring
 
 
 class Meeting:
@@ -29,7 +23,7 @@ class Meeting:
     """
 
     def __init__(self, host: str, port: int) -> None:
-        sock = listen((host, port), "meeting point of the rpc group")
+        sock = listen((host, port), "meeting point of the group")
         self.host: str = sock.getsockname()[0]
         self.port: int = sock.getsockname()[1]
         self._descriptor = sock.detach()
@@ -37,9 +31,9 @@ class Meeting:
 
     def store(self, count: int, limit: datetime.timedelta) -> Store:
         """The store that `count` members meet in, on this socket."""
-        self._store = TCPStore(
-            self.host, self.port, count, is_master=True, timeout=limit, master_listen_fd=self._descriptor
-        )
+        descriptor, self._descriptor = self._descriptor, -1  # where the store fails, it has closed that
+        self._store = TCPStore(self.host, self.port, count, is_master=True, timeout=limit, master_listen_fd=descriptor)
+        self._descriptor = descriptor
         return self._store
 
     def close(self) -> None:
@@ -55,11 +49,10 @@ class Meeting:
             os.dup2(unbound.fileno(), descriptor, inheritable=False)
 
 
-def init_method(run: str, place: str, count: int, limit_s: float, own: Meeting | None) -> str:
-    """What `rpc.init_rpc` is told, so that it finds the store at `place`.
+def store_at(place: str, count: int, limit_s: float, own: Meeting | None) -> Store:
+    """The store at `place`.
 
     Args:
-        run: names the ring.
         place: a file, or the address of the first member's `Meeting`.
         count: members.
         limit_s: for each wait.
@@ -70,19 +63,7 @@ def init_method(run: str, place: str, count: int, limit_s: float, own: Meeting |
     """
     limit, endpoint = datetime.timedelta(seconds=limit_s), endpoint_of(place)
     if own is not None:
-        _stores[run] = own.store(count, limit)
-    elif isinstance(endpoint, str):
-        _stores[run] = FileStore(endpoint, count)
-    else:
-        _stores[run] = TCPStore(*endpoint, count, is_master=False, timeout=limit)
-    return f"{SCHEME}://{run}"
-
-
-def _hand_over(url: str, **_: Any) -> Iterator[tuple[Store, int, int]]:
-    """What torch asks for a store; it keeps this iterator, which therefore keeps no store."""
-    run, _mark, query = url.removeprefix(f"{SCHEME}://").partition("?")
-    said = dict(part.split("=") for part in query.split("&"))
-    yield _stores.pop(run.rstrip("/")), int(said["rank"]), int(said["world_size"])
-
-
-register_rendezvous_handler(SCHEME, _hand_over)  # type: ignore[no-untyped-call]
+        return own.store(count, limit)
+    if isinstance(endpoint, str):
+        return FileStore(endpoint, count)
+    return TCPStore(*endpoint, count, is_master=False, timeout=limit)
