@@ -1,4 +1,4 @@
-"""Every socket on which a process of a session listens, before, during and after trials on both backends.
+"""Every socket on which a process of a session listens, before, during and after trials on every backend.
 
     python -m benchmarks.listeners [local] [remote]
 
@@ -29,7 +29,7 @@ from tests.helpers.remote_devices import running
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"model": "tests.helpers.models:tiny", "num_images": 8, "batch_size": 2, "in_flight": 2, "partition_points": [2]}
-BACKENDS = ("socket", "rpc")
+BACKENDS = ("socket", "rpc", "gloo")
 POLL_S = 0.02
 LISTEN = "0A"  # as /proc/net/tcp has it
 
@@ -117,7 +117,7 @@ class Seen(NamedTuple):
 
 
 def watch(devices: Path) -> Seen:
-    """Open a session for both backends, run a trial on each, and close it."""
+    """Open a session for every backend, run a trial on each, and close it."""
     during: dict[str, set[Listener]] = {}
     ours = listeners()
     with workers_up(load_testbed(devices), BACKENDS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -45,11 +46,12 @@ def _own_cache(tmp_path_factory):
 @contextlib.contextmanager
 def _session(shaped):
     """Two workers on this machine, up until the context ends; a test uses them only if it asks."""
+    from pplib.config import Backend
     from pplib.devices import load_testbed
     from pplib.testbed.session import workers_up
     from pplib.testbed.session_file import VARIABLE
 
-    with workers_up(load_testbed(ROOT / "params" / "devices" / "local.yaml"), ["socket", "rpc"], shaped) as session:
+    with workers_up(load_testbed(ROOT / "params" / "devices" / "local.yaml"), get_args(Backend), shaped) as session:
         del os.environ[VARIABLE]
         yield session
 

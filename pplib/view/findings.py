@@ -95,7 +95,7 @@ def links_section(summary: pd.DataFrame) -> Section:
 
 
 def pairs_section(summary: pd.DataFrame, points: pd.DataFrame, indifference: float) -> Section:
-    """Backends, depths, links and devices in pairs, in words; with a chart where there are two backends.
+    """Backends, depths, links and devices in pairs, in words; with a chart where there are several backends.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
@@ -248,7 +248,7 @@ _OVERALL = (
 _COMPARED = ("backend", "in_flight", "runtime", "precision", "wire", "link", "setup")
 _PAIRS = (
     "Configurations that differ in one thing alone, cut by cut: differences are medians over the cuts, measured in "
-    "turns and compared in pairs, with 95 % intervals. Both backends run the same stages with the same timers; what "
+    "turns and compared in pairs, with 95 % intervals. All backends run the same stages with the same timers; what "
     "differs is the hop between the devices. How much longer one device takes than another is told by what both ran: "
     "stage 0 of one cut, stage 1 of another."
 )

@@ -1,4 +1,4 @@
-"""Real worker processes: pipelines over both backends, stage-only weights, and every way to lose one."""
+"""Real worker processes: pipelines over every backend, stage-only weights, and every way to lose one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from typing import get_args
 
 import psutil
 import pytest
 
 from pplib import limits
-from pplib.config import configuration
+from pplib.config import Backend, configuration
 from pplib.devices import Device, Testbed
 from pplib.errors import HandshakeError, WorkerError
 from pplib.links import WIRES, wire_parts
@@ -30,6 +31,7 @@ from pplib.sweep.experiment import prepare
 from pplib.testbed.workers.local import WORKERS
 from tests.helpers.local_workers import local_workers
 
+BACKENDS = get_args(Backend)
 TOKEN = secrets.token_bytes(32)
 TINY = {"model": "tests.helpers.models:tiny", "num_images": 8, "batch_size": 2, "in_flight": 2}
 
@@ -47,15 +49,16 @@ def coordinator(devices, backends=("socket",), **changes):
 @pytest.fixture(scope="module")
 def two_workers():
     """Workers that stay up for all tests that leave them whole."""
-    with coordinator([Device(name="a"), Device(name="b")], ("socket", "rpc")) as pipeline:
+    with coordinator([Device(name="a"), Device(name="b")], BACKENDS) as pipeline:
         yield pipeline
 
 
-def test_rpc_joins_workers_at_loopback_addresses_that_no_interface_names():
+@pytest.mark.parametrize("backend", ["rpc", "gloo"])
+def test_pytorch_joins_workers_at_loopback_addresses_that_no_interface_names(backend):
     devices = [Device(name="a", data_host="127.0.0.2"), Device(name="b", data_host="127.0.0.3")]
     experiment = prepare(configuration(TINY))
-    with coordinator(devices, ("rpc",)) as pipeline:
-        _, result = run(pipeline, experiment, (2,), "rpc")
+    with coordinator(devices, (backend,)) as pipeline:
+        _, result = run(pipeline, experiment, (2,), backend)
         assert experiment.check_outputs(result.outputs).max_abs_err < 1e-4
 
 
@@ -71,7 +74,7 @@ def run(pipeline, experiment, points, backend="socket"):
     return prepared, pipeline.run(plan, exactly(1 + len(experiment.batches)), 60)
 
 
-@pytest.mark.parametrize("backend", ["socket", "rpc"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_cut_of_a_model_computes_the_model_over_real_workers(two_workers, backend):
     experiment = prepare(configuration(TINY))
     for points in experiment.points:
@@ -83,11 +86,11 @@ def test_every_cut_of_a_model_computes_the_model_over_real_workers(two_workers, 
 
 
 @pytest.mark.parametrize("optimize", [True, False])  # channels_last and contiguous
-def test_every_wire_carries_fewer_bytes_and_outputs_stay_near_on_both_backends(two_workers, optimize):
+def test_every_wire_carries_fewer_bytes_and_outputs_stay_near_on_every_backend(two_workers, optimize):
     for wire in WIRES[1:]:
         experiment = prepare(configuration({**TINY, "wire": wire, "optimize": optimize, "partition_points": [2]}))
         plan = experiment.plan((2,))
-        for backend in ("socket", "rpc"):
+        for backend in BACKENDS:
             _, result = run(two_workers, experiment, (2,), backend)
             largest = max(float(one.abs().max()) for one in experiment.references)
             kind, compression = wire_parts(wire)
@@ -108,29 +111,29 @@ def test_every_wire_carries_fewer_bytes_and_outputs_stay_near_on_both_backends(t
 def test_three_stages_encode_on_both_hops_and_the_result_comes_back_as_it_is():
     chosen = {"num_stages": 3, "partition_points": [[1, 3]], "wire": "int8+lz4"}
     experiment = prepare(configuration({**TINY, **chosen, "devices": "params/devices/local3.yaml"}))
-    with coordinator([Device(name=name, prefetch=1) for name in "abc"], ("socket", "rpc")) as pipeline:
-        for backend in ("socket", "rpc"):
+    with coordinator([Device(name=name, prefetch=1) for name in "abc"], BACKENDS) as pipeline:
+        for backend in BACKENDS:
             _, result = run(pipeline, experiment, (1, 3), backend)
             experiment.check_outputs(result.outputs)
             assert [bool(one.encode_s) for one in result.timelines] == [True, True, False]
             assert [bool(one.decode_s) for one in result.timelines] == [False, True, True]
 
 
-def test_workers_and_the_rpc_group_stay_up_across_partition_points_and_backends(two_workers):
+def test_workers_and_their_groups_stay_up_across_partition_points_and_backends(two_workers):
     experiment = prepare(configuration(TINY))
     pids = [worker.pid for worker, _ in two_workers.started]
-    for backend in ("socket", "rpc", "socket", "rpc"):
+    for backend in (*BACKENDS, *BACKENDS):
         _, result = run(two_workers, experiment, (2,), backend)
         experiment.check_outputs(result.outputs)
     assert [worker.pid for worker, _ in two_workers.started] == pids
     assert all(psutil.Process(pid).is_running() for pid in pids)
 
 
-def test_three_stages_compute_the_model_on_both_backends():
+def test_three_stages_compute_the_model_on_every_backend():
     chosen = {"num_stages": 3, "partition_points": [[0, 0], [1, 3], [4, 4]]}
     experiment = prepare(configuration({**TINY, **chosen, "devices": "params/devices/local3.yaml"}))
-    with coordinator([Device(name=name) for name in "abc"], ("socket", "rpc")) as pipeline:
-        for backend in ("socket", "rpc"):
+    with coordinator([Device(name=name) for name in "abc"], BACKENDS) as pipeline:
+        for backend in BACKENDS:
             for points in experiment.points:
                 _, result = run(pipeline, experiment, points, backend)
                 assert experiment.check_outputs(result.outputs).max_abs_err < 1e-4
@@ -168,11 +171,11 @@ def test_a_device_that_pretends_to_be_slow_takes_longer_and_says_so(two_workers)
     assert total(slow) > 4 * total(fast)
 
 
-def test_prefetch_means_the_same_on_both_backends():
+def test_prefetch_means_the_same_on_every_backend():
     """The second device is slow and has room for one: the first may send only when that one is done with."""
     experiment = prepare(configuration({**TINY, "partition_points": [2], "in_flight": 4}))
-    with coordinator([Device(name="a"), Device(name="b", slowdown=30.0, prefetch=0)], ("socket", "rpc")) as pipeline:
-        for backend in ("socket", "rpc"):
+    with coordinator([Device(name="a"), Device(name="b", slowdown=30.0, prefetch=0)], BACKENDS) as pipeline:
+        for backend in BACKENDS:
             for _ in range(2):  # what was granted in one trial is not left over for the next
                 _, result = run(pipeline, experiment, (2,), backend)
                 experiment.check_outputs(result.outputs)
@@ -182,12 +185,13 @@ def test_prefetch_means_the_same_on_both_backends():
                 )
 
 
-def test_a_killed_worker_fails_the_run_within_seconds_and_is_named():
+@pytest.mark.parametrize("backend", ["socket", "gloo"])
+def test_a_killed_worker_fails_the_run_within_seconds_and_is_named(backend):
     experiment = prepare(configuration({**TINY, "partition_points": [2]}))
-    with coordinator([Device(name="a"), Device(name="b", slowdown=3000.0)]) as pipeline:
+    with coordinator([Device(name="a"), Device(name="b", slowdown=3000.0)], (backend,)) as pipeline:
         victim, plan = pipeline.started[1][0].pid, experiment.plan((2,))
         pipeline.put_inputs(experiment.inputs, experiment.input_spec)
-        pipeline.open("socket")
+        pipeline.open(backend)
         pipeline.prepare(plan)
         threading.Timer(1.0, os.kill, (victim, signal.SIGKILL)).start()
         begun = time.monotonic()
@@ -198,12 +202,12 @@ def test_a_killed_worker_fails_the_run_within_seconds_and_is_named():
         assert pipeline.failed_run.usages[1] is None
 
 
-@pytest.mark.parametrize("backend", ["socket", "rpc"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_after_a_run_that_was_given_up_the_next_one_is_right(backend, monkeypatch):
     monkeypatch.setattr(limits, "EVIDENCE_S", 30.0)  # others run beside this test
     experiment = prepare(configuration({**TINY, "partition_points": [2]}))
     plan = experiment.plan((2,))
-    with coordinator([Device(name="a"), Device(name="b", slowdown=2000.0)], ("socket", "rpc")) as pipeline:
+    with coordinator([Device(name="a"), Device(name="b", slowdown=2000.0)], BACKENDS) as pipeline:
         pipeline.put_inputs(experiment.inputs, experiment.input_spec)
         pipeline.open(backend)
         pipeline.prepare(plan)
@@ -279,10 +283,11 @@ def test_stages_of_unlike_plans_never_run_together(two_workers):
     one.check_outputs(result.outputs)
 
 
-def test_a_socket_worker_does_not_offer_rpc():
+def test_a_socket_worker_offers_sockets_alone():
     with coordinator([Device(name="a"), Device(name="b")]) as pipeline:
-        with pytest.raises(WorkerError, match=r"this worker offers socket, not rpc"):
-            pipeline.open("rpc")
+        for other in ("rpc", "gloo"):
+            with pytest.raises(WorkerError, match=rf"this worker offers socket, not {other}"):
+                pipeline.open(other)
         assert pipeline.workers[0].description.backends == ("socket",)
 
 

@@ -207,7 +207,10 @@ def test_a_pipeline_whose_output_has_another_shape_costs_a_trial_and_not_the_swe
     }
 
 
-@pytest.mark.parametrize(("backend", "how"), [("rpc", signal.SIGKILL), ("socket", signal.SIGSTOP)])
+@pytest.mark.parametrize(
+    ("backend", "how"),
+    [("rpc", signal.SIGKILL), ("socket", signal.SIGSTOP), ("gloo", signal.SIGKILL), ("gloo", signal.SIGSTOP)],
+)
 def test_a_lost_worker_costs_one_trial_and_is_brought_back(tiny, shared_workers, backend, how, monkeypatch):
     monkeypatch.setattr("pplib.limits.SILENT_S", 6.0)
     chosen = {"repeats": 20, "partition_points": [2], "backend": backend, "num_images": 200}

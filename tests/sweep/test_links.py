@@ -39,7 +39,7 @@ def run(tiny, links):
     return _run
 
 
-@pytest.mark.parametrize("backend", ["socket", "rpc"])
+@pytest.mark.parametrize("backend", ["socket", "rpc", "gloo"])
 def test_every_byte_crosses_the_shaped_link_and_the_times_are_those_of_the_link(run, shared_link, backend):
     experiment, rows = run(link="narrow", backend=backend, partition_points=[2, 4])
     assert rows["status"].tolist() == ["ok", "ok"], rows["error"].tolist()
@@ -47,7 +47,7 @@ def test_every_byte_crosses_the_shaped_link_and_the_times_are_those_of_the_link(
     for _, row in rows.iterrows():
         count = experiment.config.total_microbatches
         crossed = row["payload_bytes"] * count
-        # Headers, acknowledgements of the results, and what rpc says beside the tensors.
+        # Headers, acknowledgements of the results, and what rpc and gloo say beside the tensors.
         assert crossed <= row["stage0_sent_bytes"] <= crossed * 1.1 + 20_000
         assert crossed <= row["stage1_received_bytes"] <= crossed * 1.1 + 20_000
         at_least = 0.002 + row["payload_bytes"] * 8 / 20e6

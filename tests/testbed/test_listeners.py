@@ -16,7 +16,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from benchmarks.listeners import BACKENDS, listeners, watch
-from pplib.config import Backend
+from pplib.config import PASSWORDLESS, Backend
 from pplib.devices import Testbed, load_testbed
 from pplib.errors import ConfigError
 from pplib.pipeline.hops.meeting import Meeting
@@ -36,7 +36,7 @@ CONNECT = 'for port; do (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null && ec
 @pytest.fixture
 def private():
     if reason := room.no_private_network():
-        pytest.skip(f"no network of their own for rpc workers here: {reason}")
+        pytest.skip(f"no network of their own for workers here: {reason}")
 
 
 def check(seen, wanted):
@@ -44,16 +44,16 @@ def check(seen, wanted):
     assert {one.address for part in (seen.before, *seen.during.values(), seen.after) for one in part} <= wanted, seen
     assert seen.before
     assert seen.after == seen.before == seen.during["socket"], seen
-    more = len(seen.during["rpc"] - seen.before)
-    assert more >= 2, seen
+    for backend in PASSWORDLESS:
+        assert len(seen.during[backend] - seen.before) >= 2, seen
     assert not seen.ended
 
 
-def test_on_this_machine_nothing_but_loopback_listens_and_rpc_only_while_its_trials_run(private):
+def test_on_this_machine_nothing_but_loopback_listens_and_pytorch_only_while_its_trials_run(private):
     check(watch(LOCAL), {"127.0.0.1"})
 
 
-def test_on_remote_devices_only_the_data_address_and_loopback_listen_and_rpc_only_while_its_trials_run(
+def test_on_remote_devices_only_the_data_address_and_loopback_listen_and_pytorch_only_while_its_trials_run(
     start_remote, tmp_path
 ):
     with start_remote() as remote:
@@ -72,36 +72,40 @@ def reached_by_somebody_else(ports):
 
 
 @contextlib.contextmanager
-def rpc_group(**changes):
-    """The ports of two workers that have joined an rpc group."""
+def group(backend, **changes):
+    """The ports of two workers that have joined a group."""
     testbed = Testbed(devices=load_testbed(LOCAL).devices, **changes)
-    with workers_up(testbed, ["rpc"]) as session, session.pipeline(2) as coordinator:
+    with workers_up(testbed, [backend]) as session, session.pipeline(2) as coordinator:
         before = listeners()
-        coordinator.open("rpc")
+        coordinator.open(backend)
         yield {one.port for one in listeners() - before}
 
 
-def test_another_account_reaches_no_port_of_rpc_workers_in_their_own_network(private):
-    with rpc_group() as ports:
+@pytest.mark.parametrize("backend", PASSWORDLESS)
+def test_another_account_reaches_no_port_of_workers_in_their_own_network(private, backend):
+    with group(backend) as ports:
         assert len(ports) >= 2
         assert reached_by_somebody_else(ports) == set()
 
 
-def test_with_rpc_network_host_every_account_reaches_them(tmp_path):
+@pytest.mark.parametrize("backend", PASSWORDLESS)
+def test_with_rpc_network_host_every_account_reaches_them(backend):
     """The attack works where it is asked for: else the test above would show nothing."""
-    with rpc_group(rpc_network="host") as ports:
+    with group(backend, rpc_network="host") as ports:
         assert reached_by_somebody_else(ports) == ports
 
 
-def test_without_namespaces_rpc_is_refused_with_what_to_do_and_sockets_are_not(monkeypatch):
+@pytest.mark.parametrize(("backend", "could"), [("rpc", "run code as you"), ("gloo", "take the place of a device")])
+def test_without_namespaces_pytorch_is_refused_with_what_to_do_and_sockets_are_not(monkeypatch, backend, could):
     monkeypatch.setattr(room, "_offers", lambda: Offers("no", "no", "no", "no namespaces"))
     testbed = load_testbed(LOCAL)
     check_private(testbed, "socket", shaped=False)
     with pytest.raises(
-        ConfigError, match=r"every account .*: no namespaces\. Use `backend: socket`, or.*`rpc_network: host`"
+        ConfigError,
+        match=rf"{backend} .*every account could {could};.*: no namespaces\. Use `backend: socket`.*rpc_network: host",
     ):
-        check_private(testbed, "rpc", shaped=False)
-    check_private(Testbed(devices=testbed.devices, rpc_network="host"), "rpc", shaped=False)
+        check_private(testbed, backend, shaped=False)
+    check_private(Testbed(devices=testbed.devices, rpc_network="host"), backend, shaped=False)
 
 
 def test_a_sweep_of_both_backends_measures_sockets_where_rpc_is_refused(monkeypatch, tmp_path, capsys):

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pplib.config import PASSWORDLESS
 from pplib.devices import load_testbed
 from pplib.errors import ConfigError, TransportError
 from pplib.testbed.ssh.command import shell_path
@@ -84,9 +85,12 @@ def test_a_shaped_sweep_through_tunnels_survives_a_lost_one_and_leaves_all_as_it
     assert remote.left_on() == []
 
 
-def test_rpc_and_devices_without_ssh_are_refused_before_anything_starts(sweep, remote, tmp_path):
-    with pytest.raises(ConfigError, match=r"backend: expected socket, got rpc, with `tunnel: ssh`.*WireGuard"):
-        sweep(tunnel="ssh", backend="rpc")
+def test_pytorch_and_devices_without_ssh_are_refused_before_anything_starts(sweep, remote, tmp_path):
+    for backend in PASSWORDLESS:
+        with pytest.raises(
+            ConfigError, match=rf"backend: expected socket, got {backend}, with `tunnel: ssh`.*WireGuard"
+        ):
+            sweep(tunnel="ssh", backend=backend)
     here = [{"name": "laptop", "host": "127.0.0.1", "data_host": "10.0.0.1"}]
     path = remote.write(tmp_path / "mixed.yaml", local=here, top={"tunnel": "ssh"})
     with pytest.raises(ConfigError, match=r"tunnel: expected none, got ssh: devices\[2\] is on this machine"):

@@ -74,7 +74,7 @@ def test_what_is_no_yaml_is_said_in_one_line(path, text, said):
         ("num_images: 1e3", "num_images: expected `int`, got 1000.0: write 1000"),
         ("num_images: 1,000", "num_images: expected `int`, got '1,000': write it without commas"),
         ("in_flight: 1, 2", "in_flight: expected `int`, got '1, 2': a list is written [1, 2]"),
-        ("backend: socket,rpc", "one of rpc, socket, got 'socket,rpc': a list is written [socket, rpc]"),
+        ("backend: socket,rpc", "one of gloo, rpc, socket, got 'socket,rpc': a list is written [socket, rpc]"),
         ("partition_points: 3, 5", "a list of integers, got '3, 5': a list is written [3, 5]"),
         ("partition_points: ['3', '5']", "got '3': that is text: write numbers without quotes"),
         ("max_trial_s: .inf", "max_trial_s: expected a finite number, got inf"),

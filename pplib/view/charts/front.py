@@ -18,6 +18,7 @@ from pplib.view.layout.series import Panel, bar_ends, palette, panels, scale_of,
 
 _APART = alt.Axis(labelSeparation=5)
 _SIZE = 70
+_SHAPES = {"socket": "circle", "rpc": "diamond", "gloo": "triangle-up"}  # of backends
 _SIZES = alt.Legend(title="share of resamples on the front", orient="bottom", format=".0%", values=[0, 0.25, 0.5, 1])
 
 
@@ -235,5 +236,5 @@ def _names(
 
 def _shapes(domain: list[str], legend: alt.Legend | None, shapes: Sequence[str] | None) -> alt.Shape:
     """A shape per backend, so that a print without colour still tells them apart."""
-    shapes = shapes or ["circle" if name.startswith("socket") else "diamond" for name in domain]
+    shapes = shapes or [_SHAPES.get(name.partition(",")[0], "square") for name in domain]
     return alt.Shape("series:N", scale=alt.Scale(domain=domain, range=shapes), legend=legend)

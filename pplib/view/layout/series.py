@@ -21,9 +21,10 @@ PANEL_KEYS = [key for key in CONFIGURATION_KEYS if key not in _CHOSEN]
 _TONES = {
     "socket": ("#56b4e9", "#0072b2", "#08306b", "#3f007d"),
     "rpc": ("#e69f00", "#d55e00", "#8c2d04", "#662506"),
+    "gloo": ("#66c2a4", "#009e73", "#00634a", "#00331f"),
 }
 _MANY = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#6a51a3", "#525252", "#31a354", "#b15928")
-_OTHERS = ("#009e73", "#cc79a7", "#6a51a3", "#525252", "#31a354", "#b15928")
+_OTHERS = ("#cc79a7", "#6a51a3", "#525252", "#31a354", "#b15928")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def panels(frame: pd.DataFrame, keys: list[str] | None = None) -> Iterator[Panel
 def palette(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     """The series of `frame` in order, and a colour for each."""
     pairs = frame[["backend", "in_flight", "series"]].drop_duplicates().sort_values(["backend", "in_flight"])
-    # Sockets first: they are the baseline that RPC is compared with.
+    # Sockets first: they are the baseline that the others are compared with.
     pairs = pairs.sort_values("backend", key=lambda names: names != "socket", kind="stable")
     if len(pairs) > len(pairs[["backend", "in_flight"]].drop_duplicates()):  # runtimes: tones of a hue are too few
         return list(pairs["series"]), [_MANY[i % len(_MANY)] for i in range(len(pairs))]
