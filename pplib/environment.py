@@ -21,7 +21,7 @@ NAMES = ("MASTER_ADDR", "MASTER_PORT", *INTERFACE_VARIABLES, "CIFAR10_PATH")
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """What `.env` may say; None where it says nothing.
 
-    `master_addr`, `master_port`: where the rpc group meets (default: the first device, a free port).
+    `master_addr`, `master_port`: where an rpc or gloo group meets (default: the first device, a free port).
     `gloo_socket_ifname`, `tp_socket_ifname`: the interface rpc binds to (default: the one that has
     the device's address). `cifar10_path`: the folder that holds `cifar-10-batches-py`.
     """

@@ -273,7 +273,7 @@ def _compare_torch(findings: dict[str, list[Finding]], gathered: Sequence[_Gathe
         for i, finding in enumerate(own):
             if finding.row == "torch" and finding.level == "ok":
                 advice = (
-                    f"the rpc backend needs the same torch everywhere, and there is {said}; sockets do not mind. "
+                    f"rpc and gloo need the same torch everywhere, and there is {said}; sockets do not mind. "
                     "`setup` gives all devices without `python` one version; for others, "
                     f"`pip install {' '.join(ARM64_CPU.constraints)}` in each environment is what every device can have"
                 )

@@ -83,7 +83,7 @@ MIN_GLIBC = (2, 28)
 
 
 def choose(systems: Sequence[System], wanted: str = "", wanted_vision: str = "") -> list[Build]:
-    """A build for each of some devices: the same version on all where they can have it, as rpc needs it.
+    """A build for each of some devices: the same version on all where they can have it, as rpc and gloo need it.
 
     Args:
         systems: the devices that get an environment.

@@ -217,5 +217,5 @@ def _import_path() -> str:
 
 
 def script_of(backends: Sequence[str]) -> str:
-    """The entry script of workers that offer these backends: a socket worker never loads what unpickles."""
+    """The entry script of workers that offer these backends: a socket worker opens no port without a password."""
     return "rpc_worker" if set(backends) - {"socket"} else "socket_worker"  # it refuses what it does not offer
