@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pplib.analysis.estimated.uncertainty import front_probability
 from pplib.analysis.predicted.prediction import predict_points
 from pplib.analysis.statistics import point_table, representative_trials
 from pplib.columns import OBJECTIVES
+from pplib.config import Backend
 from pplib.errors import FrameError
 from pplib.view import charts
 from pplib.view.charts.decomposition import latency_parts
+from pplib.view.charts.front import _shapes
+from pplib.view.layout.series import palette, with_series
+
+BACKENDS = get_args(Backend)
 
 
 def views(node, inherited=None):
@@ -104,6 +111,22 @@ def test_the_front_is_named_and_shown_in_ms(points):
     assert min(row["x"] for row in drawn) == pytest.approx(points["latency_s"].min() * 1e3)
     names = {row["partition_label"] for row in rows if "place" not in row}
     assert names == {row["partition_label"] for row in drawn if row["on_front"]}
+
+
+def test_every_backend_has_a_hue_and_a_shape_of_its_own_and_sockets_come_first(make_summary):
+    rows = make_summary(repeats=1)
+    both = [
+        rows[rows["backend"] != "rpc"],
+        *(rows[rows["backend"] == "rpc"].assign(backend=one) for one in BACKENDS[1:]),
+    ]
+    points = point_table(pd.concat(both, ignore_index=True))
+    for chart in (charts.front_chart(points, OBJECTIVES), charts.backend_chart(points)):
+        assert {row["series"].partition(",")[0] for row in rows_of(check(chart)) if "series" in row} == set(BACKENDS)
+    series, colours = palette(with_series(points))
+    assert [one.partition(",")[0] for one in series[:2]] == ["socket", "socket"]
+    assert len(set(colours)) == len(series) == 2 * len(BACKENDS)
+    shapes = _shapes(series, None, None).to_dict()["scale"]["range"]
+    assert len(set(shapes)) == len(BACKENDS)
 
 
 def test_small_multiples_name_every_point_of_every_configuration(points):
