@@ -150,7 +150,7 @@ def _short(key: str, value: object) -> str:
 
 
 def runtimes_of(configurations: Sequence[Configuration], devices: Sequence[str]) -> dict[str, set[str]]:
-    """What the worker of each device, of these in stage order, needs for configurations; rpc is PyTorch's own."""
+    """What the worker of each device, of these in stage order, needs for configurations; rpc and gloo are PyTorch."""
     needed = {name: set[str]() for name in devices}
     for config in configurations:
         for name, used in zip(devices, config.runtimes, strict=False):

@@ -32,10 +32,10 @@ def in_process():
     ring[0].close(graceful=True)
 
 
-def joined(join):
-    """What two members have that join at the same time."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(join, range(2)))
+def joined(join, count=2):
+    """What members have that join at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(join, range(count)))
 
 
 @contextlib.contextmanager
@@ -50,11 +50,11 @@ def socket():
 
 
 @contextlib.contextmanager
-def gloo():
+def gloo(count=2):
     own = Meeting("127.0.0.1", 0)
-    peers = [("w0", "127.0.0.1:0"), ("w1", "127.0.0.1:0")]
-    hops = joined(lambda i: GlooHops(i, peers, f"127.0.0.1:{own.port}", 20, None if i else own))
-    yield hops[0], hops[1]
+    peers = [(f"w{i}", "127.0.0.1:0") for i in range(count)]
+    hops = joined(lambda i: GlooHops(i, peers, f"127.0.0.1:{own.port}", 20, None if i else own), count)
+    yield hops
     for one in hops:
         one.close(graceful=True)
 
@@ -125,6 +125,16 @@ def test_what_is_shorter_than_it_may_be_arrives_at_its_length(hop):
         for seq in range(3):
             got, _, _ = after.receiver.receive(seq, spec.allocate(), Deadline(10, "test"))
             assert np.array_equal(got, contents[seq])
+        sent.result(10)
+
+
+def test_a_tensor_without_elements_arrives_too(hop):
+    before, after = hop
+    spec = TensorSpec((2, 0), "float32")
+    after.receiver.start(spec, 1)
+    with sending(before, (0, spec.allocate(), True), spec=spec) as sent:
+        got, _, last = after.receiver.receive(0, spec.allocate(), Deadline(10, "test"))
+        assert (got.shape, last) == ((2, 0), True)
         sent.result(10)
 
 
@@ -237,6 +247,28 @@ def test_both_ways_are_used_at_once_and_nothing_is_mixed_up(ring):
         ends += [pool.submit(receive, way, hops[1 - way].receiver) for way in (0, 1)]
         for end in ends:
             end.result(60)
+
+
+@pytest.mark.parametrize("gone", [0, 2])
+def test_abort_wakes_a_wait_for_one_neighbour_when_the_other_is_lost(gone):
+    """Gloo refuses to wait for a member that is lost, and so does not end the waits for others by that."""
+    with gloo(3) as hops, ThreadPoolExecutor(1) as pool:
+        one, ends = (
+            hops[1],
+            (hops[1].sender.wait_for_room, lambda limit: one.receiver.receive(0, SPEC.allocate(), limit)),
+        )
+        one.sender.start(SPEC, 1)
+        one.receiver.start(SPEC, 1)
+        lost, waits = ends if gone == 2 else ends[::-1]
+        blocked = pool.submit(waits, Deadline(30, "test"))
+        hops[gone].close(graceful=False)
+        with pytest.raises(TransportError, match=rf"w{gone}: gloo failed: Connection closed by peer"):
+            lost(Deadline(30, "test"))
+        begun = time.monotonic()
+        one.abort()
+        with pytest.raises(TransportError, match=rf"w{2 - gone}: the hop was closed"):
+            blocked.result(10)
+        assert time.monotonic() - begun < 5
 
 
 def test_a_gloo_group_whose_members_do_not_come_is_given_up_in_time(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime
+import re
 import struct
 import threading
 import time
@@ -56,12 +57,12 @@ class _Group:
     def send(self, content: bytearray | memoryview, to: _Member, tag: int) -> Any:
         """Begin to send what must not be changed until it is done."""
         with self._told(to):
-            return self._open().send([torch.frombuffer(content, dtype=torch.uint8)], to.rank, tag)
+            return self._open().send([_octets(content)], to.rank, tag)
 
     def receive(self, into: bytearray | memoryview, by: _Member, tag: int) -> Any:
         """Ask for as many bytes as `into` has, or fewer."""
         with self._told(by):
-            return self._open().recv([torch.frombuffer(into, dtype=torch.uint8)], by.rank, tag)
+            return self._open().recv([_octets(into)], by.rank, tag)
 
     def finish(self, work: Any, peer: _Member, deadline: Deadline) -> None:
         """Return when it is done."""
@@ -89,7 +90,7 @@ class _Group:
                     deadline.check()
             except DeadlineError as late:
                 raise DeadlineError(f"{peer.name}: {late}") from exc
-            raise TransportError(f"{peer.name}: gloo failed: {_first_line(exc)}") from exc
+            raise TransportError(f"{peer.name}: gloo failed: {_reason(exc)}") from exc
 
     def abort(self) -> None:
         """End all waits, also those of the other members, and all connections: by a wait that ends too early."""
@@ -97,10 +98,11 @@ class _Group:
         if self._closed.is_set() or group is None:
             return
         self._closed.set()
-        nobody = (group.rank() + 1) % group.size()
-        with contextlib.suppress(RuntimeError):
-            never = group.recv([torch.empty(1, dtype=torch.uint8)], nobody, _NOTHING)
-            never.wait(datetime.timedelta(milliseconds=1))
+        for rank in range(group.size()):
+            if rank != group.rank():
+                with contextlib.suppress(RuntimeError):  # that one is lost: its waits have ended, others' may not
+                    never = group.recv([torch.empty(1, dtype=torch.uint8)], rank, _NOTHING)
+                    never.wait(datetime.timedelta(milliseconds=1))
 
     def leave(self) -> None:
         """Abort, and listen no more."""
@@ -201,7 +203,7 @@ class GlooHops:
                 store = store_at(meeting, len(peers), timeout_s, own)
                 self._group = _Group(_Gloo(store, stage_index, len(peers), options))
         except (RuntimeError, ValueError) as exc:
-            raise TransportError(f"gloo group at {meeting}: {_first_line(exc)}") from exc
+            raise TransportError(f"gloo group at {meeting}: {_reason(exc)}") from exc
         finally:
             if own is not None:
                 own.close()
@@ -229,5 +231,10 @@ def _tag_of(spec: TensorSpec) -> int:
     return _CONTENT + spec.num_bytes % _TAGS
 
 
-def _first_line(exc: BaseException) -> str:
-    return str(exc).strip().partition("\n")[0]
+def _octets(memory: bytearray | memoryview) -> torch.Tensor:
+    return torch.frombuffer(memory, dtype=torch.uint8) if len(memory) else torch.empty(0, dtype=torch.uint8)
+
+
+def _reason(exc: BaseException) -> str:
+    """The first sentence of what gloo says, without its source file."""
+    return re.sub(r"^\[\S+:\d+\] ", "", str(exc).strip().partition("\n")[0]).partition(". ")[0]
