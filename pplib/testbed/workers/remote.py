@@ -103,7 +103,7 @@ class RemoteWorker:
         status = status_of(self.machine)
         if not status.python or status.code != our_code().hash:
             raise WorkerError(
-                f"{self.device.name}: not set up for this version: run `paretopipe setup` with the file of the sweep, or this device file"
+                f"{self.device.name}: not set up for this version: run `paretopipe setup` with the file of the sweep"
             )
         settings = settings_of(
             self.device,
