@@ -17,7 +17,7 @@ from pplib.pipeline.wire.codecs import Codec
 from pplib.pipeline.wire.connection import Deadline
 from pplib.pipeline.wire.plan import Encoding, TensorSpec
 from tests.helpers.models import tiny
-from tests.pipeline.test_hops_contract import hop  # noqa: F401 (a fixture)
+from tests.pipeline.test_hops_contract import hop, sending  # noqa: F401 (a fixture)
 
 SHAPES = [
     ((2, 3, 5, 4), "channels_last"),
@@ -117,27 +117,23 @@ def test_encoded_tensors_cross_every_backend_in_memory_that_was_there(hop, wire)
     spec = TensorSpec((2, 3, 8, 8), "float32", "channels_last")
     arrays = [laid_out(spec, seed) * np.float32(seed % 2) for seed in range(4)]
     codec = Codec(spec, encoding(wire, np.concatenate(arrays)))
-    before.sender.start(codec.carried, 1)
     after.receiver.start(codec.carried, 1)
-    sent = [codec.encode(one) for one in arrays]
+    encoded = [codec.encode(one) for one in arrays]
     deadline, slot = Deadline(10, "test"), codec.carried.allocate()
-    for seq, one in enumerate(sent):
-        before.sender.send(seq, one, seq == 3, deadline)
-    for seq, one in enumerate(sent):
-        got, _, _ = after.receiver.receive(seq, slot, deadline)
-        assert np.array_equal(got, one)
-        assert np.array_equal(codec.decode(got), codec.decode(one))
+    with sending(before, *[(seq, one, seq == 3) for seq, one in enumerate(encoded)], spec=codec.carried):
+        for seq, one in enumerate(encoded):
+            got, _, _ = after.receiver.receive(seq, slot, deadline)
+            assert np.array_equal(got, one)
+            assert np.array_equal(codec.decode(got), codec.decode(one))
 
 
 def test_more_bytes_than_the_largest_that_may_be_are_refused_by_every_backend(hop):  # noqa: F811
     before, after = hop
     larger, smaller = TensorSpec((5000,), "uint8", exact=False), TensorSpec((100,), "uint8", exact=False)
-    before.sender.start(larger, 1)
     after.receiver.start(smaller, 1)
-    deadline = Deadline(5, "test")
-    before.sender.send(0, np.zeros(101, np.uint8), False, deadline)
-    with pytest.raises(ProtocolError, match=r"expected microbatch 0 of trial 1 as at most 100 bytes"):
-        after.receiver.receive(0, smaller.allocate(), deadline)
+    refused = pytest.raises(ProtocolError, match=r"expected microbatch 0 of trial 1 as at most 100 bytes")
+    with sending(before, (0, np.zeros(101, np.uint8), False), spec=larger), refused:
+        after.receiver.receive(0, smaller.allocate(), Deadline(5, "test"))
 
 
 def test_ranges_are_of_all_images_and_every_channel_and_what_is_not_finite_is_named():
