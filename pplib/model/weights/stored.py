@@ -36,6 +36,17 @@ def find_weights(sha256: str, cache_dir: Path | None = None) -> WeightsFile:
         ) from exc
 
 
+def verified_weights(sha256: str, cache_dir: Path | None = None) -> WeightsFile:
+    """The weights with this hash in this device's cache, whose content has that hash.
+
+    Raises:
+        WeightsError: as `find_weights` and `verify_weights`.
+    """
+    file = find_weights(sha256, cache_dir)
+    verify_weights(file)
+    return file
+
+
 _verified: set[tuple[str, str, int, int]] = set()
 
 

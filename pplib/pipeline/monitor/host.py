@@ -56,6 +56,7 @@ def describe_host(torch_device: str, threads: int) -> dict[str, str | int | floa
     return facts
 
 
+@functools.cache
 def torch_version() -> str:
     """The version of PyTorch, which need not be loaded for it; empty where it is not installed."""
     found = importlib.util.find_spec("torch")

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from pplib.errors import ModelError, WorkerError
-from pplib.model.weights.stored import find_weights, verify_weights
+from pplib.model.weights.stored import verified_weights
 from pplib.pipeline.process.memory import memory_for
 from pplib.pipeline.stage.runners import ExportedRunner, Runner
 from pplib.pipeline.wire.plan import ExportedStage, PipelinePlan, TensorSpec
@@ -62,8 +62,7 @@ class StageBuilder:
         """A graph of another runtime."""
         if not stage.graph:
             return ExportedRunner(None, out), 0
-        weights = find_weights(stage.weights_sha256)
-        verify_weights(weights)
+        weights = verified_weights(stage.weights_sha256)
         place = Place(self._threads, self._device, stage.precision)
         opened = runtime(stage.runtime).open_stage(stage.graph, weights.path.parent, place)
         return ExportedRunner(opened, out), stage.param_bytes

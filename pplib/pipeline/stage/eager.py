@@ -13,7 +13,7 @@ from pplib.model.stages.describe import build
 from pplib.model.stages.description import StageDescription
 from pplib.model.stages.optimise import optimise
 from pplib.model.weights.files import load_stage_weights
-from pplib.model.weights.stored import find_weights, verify_weights
+from pplib.model.weights.stored import verified_weights
 from pplib.pipeline.stage.runners import Runner
 from pplib.pipeline.stage.tensors import array_of, memory_format, tensor_of, torch_dtype
 from pplib.pipeline.wire.plan import PipelinePlan, TensorSpec
@@ -131,9 +131,7 @@ def make_stage(
     _settle(threads)
     device = torch.device(torch_device)
     empty = build(description, device)
-    weights = find_weights(plan.weights_sha256)
-    verify_weights(weights)
-    load_stage_weights(empty, weights)
+    load_stage_weights(empty, verified_weights(plan.weights_sha256))
     stage: nn.Module = optimise(empty) if plan.optimize else empty
     stage.eval().to(device)
     if plan.precision == "bfloat16":

@@ -14,7 +14,7 @@ from typing import IO
 from pplib import limits
 from pplib.cache import cache_dir, make_room, put, use, weights_dir, writing
 from pplib.errors import ConfigError, WeightsError
-from pplib.model.weights.stored import find_weights, verify_weights
+from pplib.model.weights.stored import verified_weights
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.connection import Connection, Deadline
 from pplib.pipeline.wire.slow_peers import fill_steadily
@@ -30,8 +30,7 @@ def held_bytes(sha256: str, num_bytes: int) -> int:
     is receiving now: it may never be whole.
     """
     try:
-        file = find_weights(sha256)
-        verify_weights(file)
+        file = verified_weights(sha256)
         use(file.path)
         return file.num_bytes
     except (WeightsError, OSError):
