@@ -132,7 +132,8 @@ def _settled(experiment: Experiment, tell: Told, stack: contextlib.ExitStack) ->
     experiment = proven(experiment, tell)
     config, profile = experiment.config, experiment.link
     tell(State(doing=f"starting or reaching the workers of {_names(experiment)}"))
-    session = stack.enter_context(workers_up(experiment.testbed, [config.backend], profile.shaped))
+    with_torch = loading_torch([config], experiment.testbed.names)
+    session = stack.enter_context(workers_up(experiment.testbed, [config.backend], profile.shaped, with_torch))
     session.set_link(profile)
     with session.pipeline(config.num_stages) as coordinator:
         tell(State(doing=f"timing {_names(experiment)} with a stage each"))

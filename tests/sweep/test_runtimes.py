@@ -111,6 +111,9 @@ def test_each_device_needs_what_its_stages_are_executed_by_and_pytorch_where_rpc
         assert loading_torch(configs, testbed.names) == {n for n, one in found.items() if "eager" in one.runtimes}
     ((testbed, found),) = read_needs(tmp_path / "devices.yaml")
     assert found == {} and len(testbed.devices) == 3
+    (tmp_path / "short.yaml").write_text("runtime: onnxruntime")  # the devices that a grid has where it names none
+    ((testbed, found),) = read_needs(tmp_path / "short.yaml")
+    assert [found[name].runtimes for name in testbed.names] == [("onnxruntime",)] * 2
     (tmp_path / "bad.yaml").write_text("devices: [{name: pi}, {nam: server}]")
     with pytest.raises(ConfigError, match=r"bad.yaml: devices\[1\]"):
         read_needs(tmp_path / "bad.yaml")

@@ -50,6 +50,14 @@ def test_a_sweep_over_ssh_needs_no_pytorch_on_its_devices_and_says_so(without_to
     assert not report.ok and f"a grid of {name} needs none there" in str(report)
 
 
+def test_the_devices_are_timed_for_a_cut_of_its_own_choice_without_pytorch(without_torch):
+    name, _, values = without_torch
+    asked = {**values, "runtime": name, "partition_points": "auto"}
+    run_missing(prepare(configuration(asked), progress=False), progress=False)
+    summary = summary_frame(configuration(asked).results)
+    assert list(summary["status"]) == ["ok"], list(summary["error"])
+
+
 def test_what_needs_pytorch_is_refused_by_a_device_without_it(without_torch):
     name, _, values = without_torch
     for asked in ({"runtime": "eager"}, {"runtime": name, "backend": "rpc"}):

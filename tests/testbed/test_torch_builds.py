@@ -6,14 +6,17 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from pplib.devices import Device
 from pplib.errors import ParetoPipeError
+from pplib.runtimes import NAMES
 from pplib.testbed.provision import setup as room
 from pplib.testbed.provision.needs import Needs
 from pplib.testbed.provision.status import Status
-from pplib.testbed.provision.torch_builds import ANY, ARM64_CPU, SURVEY, System, choose, survey_lines, unfit
+from pplib.testbed.provision.torch_builds import ANY, ARM64_CPU, NO_TORCH, SURVEY, System, choose, survey_lines, unfit
+from pplib.testbed.shipping.our_code import our_code
 from pplib.testbed.ssh.device import SshDevice
 
 PI = System("aarch64", 64, (2, 36), False, 4_000_000_000, (3, 11), True)
@@ -83,3 +86,16 @@ def test_unlike_devices_that_share_a_home_are_refused_by_name_unless_one_has_a_p
         room._agree(home, 1)
     home.members[0] = member("pi", PI, ARM64_CPU, python="/opt/venv")
     room._agree(home, 1)
+
+
+@pytest.mark.parametrize(("has", "kept"), [(["eager"], True), (["openvino", "eager"], True), (["old"], False)])
+def test_what_another_grid_needed_stays_in_an_environment_if_it_is_what_would_be_installed_now(monkeypatch, has, kept):
+    installed = [mark for name in has for mark in (Needs((name,)).marks(ANY) if name in NAMES else [name])]
+    machine, status, build, _ = member("server", SERVER, ANY)
+    monkeypatch.setattr(machine, "put", lambda content, place: None)
+    monkeypatch.setattr(room, "_verify", lambda machine, needs: "verified")
+    monkeypatch.setattr(room, "install", lambda *arguments: asked.append(arguments[2:5]))
+    asked, needs = [], Needs(("onnxruntime",))
+    status = msgspec.structs.replace(status, installed=tuple(installed), code=our_code().hash)
+    room._set_up(machine, status, build, needs, lambda line: None)
+    assert asked == [(NO_TORCH, needs, kept)]

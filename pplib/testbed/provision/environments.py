@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 
-from pplib.testbed.provision.needs import Needs, lock_of, text_of
+from pplib.testbed.provision.needs import Needs, lock_of
 from pplib.testbed.provision.torch_builds import Build, System, unfit
 from pplib.testbed.shipping.our_code import FOLDER, VENV
 from pplib.testbed.ssh.command import CommandError, shell_path
@@ -65,14 +65,15 @@ def install(
     """
     if reason := unfit(system, build):
         raise CommandError(f"{machine.name}: {reason}")
-    locked = all(lock_of(path, its) for path, its in needs.files(build))
+    locks = [lock_of(path, its) for path, its in needs.files(build)]
+    locked = None not in locks
     how = "as locked, with hashes" if locked else "the newest of the rest: no lock file has this"
     if build.room_bytes:
         chosen = ", ".join(build.constraints) or "the newest torch"
         how = f"with {chosen} ({build.why}), {how}: PyTorch is large, minutes the first time"
     say(f"{machine.name}: installing {needs.names} {how}")
-    texts = [text_of(path, its) if locked else path.read_text() for path, its in needs.files(build)]
-    machine.put(_merged(texts).encode(), f"{FOLDER}/requirements.txt")
+    sources = [path for path in locks if path] if locked else [path for path, _ in needs.files(build)]
+    machine.put(_merged([path.read_text() for path in sources]).encode(), f"{FOLDER}/requirements.txt")
     machine.put("".join(f"{line}\n" for line in build.constraints).encode(), f"{FOLDER}/constraints.txt")
     room_bytes = build.room_bytes + needs.room_bytes
     words = f"{shell_path(FOLDER)} {shell_path(VENV)} {room_bytes / 1024:.0f} "

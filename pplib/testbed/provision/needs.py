@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from pplib import ROOT
+from pplib.config import PARAMETERS
 from pplib.devices import Device, Testbed, load_testbed
 from pplib.files.yaml_file import read_yaml
 from pplib.grid import load_grid, runtimes_of
@@ -51,7 +52,9 @@ class Needs:
 
     def marks(self, build: Build) -> list[str]:
         """What tells that an environment got these requirements and this build, one line for each file."""
-        wanted = [chr(0).join([text_of(path, its), *its.constraints]) for path, its in self.files(build)]
+        wanted = [
+            chr(0).join([(lock_of(path, its) or path).read_text(), *its.constraints]) for path, its in self.files(build)
+        ]
         return [hashlib.sha256(one.encode()).hexdigest()[:32] for one in wanted]
 
     def stamp(self, device: Device) -> str:
@@ -69,11 +72,6 @@ def lock_of(requirements: Path, build: Build) -> Path | None:
     return None
 
 
-def text_of(requirements: Path, build: Build) -> str:
-    """What pip is given of a file of requirements: its lock where there is one."""
-    return (lock_of(requirements, build) or requirements).read_text()
-
-
 def read_needs(path: Path) -> list[tuple[Testbed, dict[str, Needs]]]:
     """The testbeds of a device file, or of a grid with those devices that it uses, and what they need for it.
 
@@ -84,9 +82,8 @@ def read_needs(path: Path) -> list[tuple[Testbed, dict[str, Needs]]]:
     """
     values = read_yaml(path)
     named = values.get("devices")
-    if isinstance(named, list) and not all(isinstance(one, str) for one in named):
-        return [(load_testbed(path), {})]
-    if "model" not in values and not isinstance(named, str):
+    described = isinstance(named, list) and not all(isinstance(one, str) for one in named)
+    if described or not (isinstance(named, str) or values.keys() & {*PARAMETERS} - {"devices"}):
         return [(load_testbed(path), {})]  # which says what is wrong with it
     configurations = load_grid(path).configurations
     found = list[tuple[Testbed, dict[str, Needs]]]()

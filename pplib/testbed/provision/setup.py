@@ -82,7 +82,7 @@ def _homes(known: Sequence[tuple[SshDevice, Status]], needs: Mapping[str, Needs]
     for machine, status in known:
         home = homes.setdefault(status.home or machine.name, _Home())
         its = needs.get(machine.name, Needs())
-        home.members.append((machine, status, its.build(build_of.get(machine.name, NO_TORCH)), its))
+        home.members.append((machine, status, build_of.get(machine.name, NO_TORCH), its))
     return list(homes.values())
 
 
@@ -109,8 +109,8 @@ def _set_up_home(home: _Home, say: Say) -> list[str | ParetoPipeError]:
 
 def _agree(home: _Home, index: int) -> None:
     """Make sure that the environment of those before it in the home will do for this device."""
-    machine, status, build, _ = home.members[index]
-    for other, its_status, its_build, _ in home.members[:index]:
+    machine, status, build, needs = home.members[index]
+    for other, its_status, its_build, its_needs in home.members[:index]:
         if other.device.python is not None:
             continue
         unlike = [
@@ -118,7 +118,7 @@ def _agree(home: _Home, index: int) -> None:
             for word, its, own in (
                 ("machine", its_status.system.machine, status.system.machine),
                 ("Python", _dotted(its_status.system.python3), _dotted(status.system.python3)),
-                ("torch", its_build.torch, build.torch),
+                ("torch", its_needs.build(its_build).torch, needs.build(build).torch),
             )
             if its and own and its != own
         ]
@@ -140,8 +140,12 @@ def _set_up(machine: SshDevice, status: Status, build: Build, needs: Needs, say:
         return "ready: nothing to do"
     if device.python is None:
         if not (installed and status.python):
-            keep = bool(status.installed) and bool(status.python) and set(status.installed) <= _known(build)
-            install(machine, status.system, build, needs, keep, say, limits.INSTALL_S)
+            keep = (
+                bool(status.installed)
+                and bool(status.python)
+                and set(status.installed) <= set(Needs(NAMES).marks(build))
+            )
+            install(machine, status.system, needs.build(build), needs, keep, say, limits.INSTALL_S)
             done.append(f"{needs.names} installed")
     elif not status.python:
         raise CommandError(
@@ -154,11 +158,6 @@ def _set_up(machine: SshDevice, status: Status, build: Build, needs: Needs, say:
     done.append(_verify(machine, needs))
     machine.put(b"", f"{FOLDER}/ready/{needs.stamp(device)}")
     return "ready: " + ", ".join(done)
-
-
-def _known(build: Build) -> set[str]:
-    """The marks of all that there is to install now."""
-    return set(Needs(NAMES).marks(build))
 
 
 def _verify(machine: SshDevice, needs: Needs) -> str:

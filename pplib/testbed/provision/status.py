@@ -1,4 +1,4 @@
-"""What a device has of ours, and what an environment of its own must have."""
+"""What a device has of ours."""
 
 from __future__ import annotations
 
