@@ -126,10 +126,12 @@ def test_what_is_asked_for_is_one_word_and_errors_name_the_device_and_the_packag
         joined("onnxrutime")
     with pytest.raises(ConfigError, match=r"^runtime: expected one runtime, or one for each of 3 stages, got eager\+"):
         of_stages("eager+openvino", 3)
-    with pytest.raises(
-        ConfigError, match=r"^pi: runtime openvino: its worker has eager: `pip install openvino` in its"
-    ):
-        check_offered("onnxruntime+openvino", [("gpu", ["onnxruntime", "eager"]), ("pi", ["eager"])])
+    told = (
+        r"^pi: runtime openvino: its worker has eager: `paretopipe setup GRID`, with this sweep's file, installs it, or "
+        r"`pip install openvino` in the environment of its worker$"
+    )
+    with pytest.raises(ConfigError, match=told):
+        check_offered("onnxruntime+openvino", [("gpu", ["onnxruntime", "eager"], {}), ("pi", ["eager"], {})])
     with pytest.raises(
         ConfigError, match=r"^precision: eager computes in .*, not in int8: that is what onnxruntime, op"
     ):
