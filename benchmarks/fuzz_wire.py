@@ -146,7 +146,7 @@ class Inputs:
         """An activation that was quantised and compressed: its compressed content malformed, or all of it."""
         codec = chance.choice(self.codecs)
         carried = codec.encode(np.zeros(SPEC.shape, np.float32))
-        content = mutated(bytes(carried.numpy()), chance)[: codec.carried.num_bytes]
+        content = mutated(carried.tobytes(), chance)[: codec.carried.num_bytes]
         spec = TensorSpec((len(content),), "uint8")
         whole = tensor_header(spec, 1, 3, False) + content if content else b""
 

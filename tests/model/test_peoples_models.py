@@ -255,6 +255,7 @@ def users(monkeypatch):
 def test_works_from_the_pre_check_to_the_plan_that_devices_get(users, tmp_path, monkeypatch, build):
     from pplib.model.stages.describe import build as rebuild
     from pplib.model.weights.files import load_stage_weights
+    from pplib.pipeline.stage.tensors import array_of
 
     monkeypatch.setenv("PARETOPIPE_CACHE", str(tmp_path))
     config = users(build)
@@ -268,7 +269,7 @@ def test_works_from_the_pre_check_to_the_plan_that_devices_get(users, tmp_path, 
         for stage in stages:
             load_stage_weights(stage, experiment.weights)
         with torch.inference_mode():
-            outputs = [stages[1](stages[0](batch)) for batch in experiment.batches]
+            outputs = [array_of(stages[1](stages[0](batch))) for batch in experiment.batches]
         assert experiment.check_outputs(outputs).max_abs_err < 1e-5
 
 

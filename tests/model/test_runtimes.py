@@ -127,8 +127,8 @@ def test_what_is_asked_for_is_one_word_and_errors_name_the_device_and_the_packag
     with pytest.raises(ConfigError, match=r"^runtime: expected one runtime, or one for each of 3 stages, got eager\+"):
         of_stages("eager+openvino", 3)
     told = (
-        r"^pi: runtime openvino: its worker has eager: `paretopipe setup GRID`, with this sweep's file, installs it, or "
-        r"`pip install openvino` in the environment of its worker$"
+        r"^pi: runtime openvino: its worker has eager: `paretopipe setup GRID`, with this sweep's file, installs it, "
+        r"or `pip install openvino` in the environment of its worker$"
     )
     with pytest.raises(ConfigError, match=told):
         check_offered("onnxruntime+openvino", [("gpu", ["onnxruntime", "eager"], {}), ("pi", ["eager"], {})])
