@@ -37,7 +37,7 @@ if said == "kill":
 
 @pytest.fixture(scope="module")
 def server():
-    one = ForkServer(WHAT)
+    one = ForkServer(WHAT, "pplib.pipeline.stage.eager")  # as of workers that load PyTorch
     yield one
     one.close()
 
