@@ -20,7 +20,7 @@ SOMEBODY = 54_321  # a user of the test's own: nobody may not log in anywhere
 # What to run of each file, and how many tests that is: with one engine or two, in the first.
 WORTH_IT = {
     "testbed/test_namespaces.py": ("reach_each_other or (every_hop and 3) or (nothing_is_left and kill)", {3, 5}),
-    "sweep/test_links.py": ("every_byte_crosses", {2}),
+    "sweep/test_links.py": ("every_byte_crosses", {3}),
     "testbed/test_remote_ssh.py": (
         "runs_on_the_device or unknown_host_key or switched_off or whole_under_its_name or shaped_over_ssh or "
         "nothing_is_left_when or closing_leaves",
