@@ -45,7 +45,7 @@ class Runtime(Protocol):
         MODULES: what a worker imports of it.
         REQUIREMENTS: the file, beside the README, that lists all that a device with this runtime needs.
         ROOM_BYTES: what installing these takes at its height; of PyTorch, which has builds, nothing.
-        FORM: what its stages are made as: PyTorch's operations, or an ONNX graph.
+        FORM: what its stages are made as: PyTorch's operations, an ONNX graph, or an ExecuTorch program.
         PRECISIONS: that it can compute in; `int8` is of a graph that was quantised.
     """
 
@@ -53,7 +53,7 @@ class Runtime(Protocol):
     MODULES: tuple[str, ...]
     REQUIREMENTS: str
     ROOM_BYTES: float
-    FORM: Literal["operations", "onnx"]
+    FORM: Literal["operations", "onnx", "executorch"]
     PRECISIONS: tuple[Precision, ...]
 
     @staticmethod
@@ -65,7 +65,8 @@ class Runtime(Protocol):
         """Make a stage ready to run; not of eager PyTorch, whose stages are modules.
 
         Args:
-            graph: an ONNX model whose large tensors are external data, in files of `folder`.
+            graph: an ONNX model whose large tensors are external data, in files of `folder`; or an ExecuTorch program,
+                after a line with the name of such a file, or an empty one.
             folder: where these are.
             place: where it is to run.
 

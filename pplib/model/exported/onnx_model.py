@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from pplib.errors import ConfigError, ModelError
+from pplib.model.exported.whole import Units, cause
 from pplib.model.partition import PartitionedModel
 from pplib.model.weights.files import save_tensors
 from pplib.model.weights.stored import WeightsFile
@@ -22,22 +22,6 @@ if TYPE_CHECKING:
 
 LEAST_EXTERNAL_BYTES = 256  # smaller tensors stay in the graph
 NEEDED = ("onnx", "onnxscript")
-
-
-class _Units(nn.Module):
-    """All units in a row; the output of each is one of its outputs, so that an exporter leaves every cut open."""
-
-    def __init__(self, partitioned: PartitionedModel) -> None:
-        super().__init__()
-        self.units = nn.ModuleList(partitioned.units())
-
-    def forward(self, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The value at P1, P2, ... and the output."""
-        found = []
-        for unit in self.units:
-            value = unit(value)
-            found.append(value)
-        return tuple(found)
 
 
 def export(partitioned: PartitionedModel, batch: torch.Tensor, name: str) -> onnx.ModelProto:
@@ -64,7 +48,7 @@ def export(partitioned: PartitionedModel, batch: torch.Tensor, name: str) -> onn
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own, on itself
             program: Any = torch.onnx.export(
-                _Units(partitioned).eval(),
+                Units(partitioned).eval(),
                 (batch,),
                 dynamo=True,
                 verbose=False,
@@ -72,19 +56,9 @@ def export(partitioned: PartitionedModel, batch: torch.Tensor, name: str) -> onn
                 output_names=[f"P{i}" for i in range(1, len(partitioned.points))],
             )
     except Exception as exc:
-        raise ModelError(
-            f"{name}: cannot be exported to ONNX: {_cause(exc)}; `runtime: eager` needs no export"
-        ) from exc
+        raise ModelError(f"{name}: cannot be exported to ONNX: {cause(exc)}; `runtime: eager` needs no export") from exc
     model: onnx.ModelProto = program.model_proto
     return model
-
-
-def _cause(exc: BaseException) -> str:
-    """What an exporter stumbled over: the innermost of its errors says it best."""
-    while exc.__cause__ is not None:
-        exc = exc.__cause__
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return f"{type(exc).__name__}: {lines[0][:300] if lines else ''}"
 
 
 class OnnxModel:
@@ -113,17 +87,18 @@ class OnnxModel:
             for one in same:
                 _refer(one, self.file.path.name, places[key])
 
-    def stage(self, first: int, last: int) -> tuple[bytes, int]:
-        """The units after point `first` up to point `last`: an ONNX model, and the bytes that its tensors take.
+    def stage(self, first: int, last: int) -> tuple[bytes, int, WeightsFile]:
+        """The units after point `first` up to point `last`: an ONNX model, the bytes that its tensors take, their file.
 
         Empty where the stage is.
         """
         if first == last:
-            return b"", 0
+            return b"", 0, self.file
         from onnx.utils import Extractor
 
         cut = Extractor(self._model).extract_model([f"P{first}"], [f"P{last}"])
-        return cut.SerializeToString(deterministic=True), sum(_num_bytes(one) for one in cut.graph.initializer)
+        num_bytes = sum(_num_bytes(one) for one in cut.graph.initializer)
+        return cut.SerializeToString(deterministic=True), num_bytes, self.file
 
 
 def _large_tensors(model: onnx.ModelProto) -> dict[str, list[onnx.TensorProto]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +58,21 @@ def save_tensors(tensors: dict[str, torch.Tensor], cache_dir: Path | None = None
     Raises:
         WeightsError: the cache cannot be written.
     """
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    return save_content(lambda path: save_file(tensors, path), num_bytes, cache_dir)
+
+
+def save_content(write: Callable[[Path], None], num_bytes: int, cache_dir: Path | None = None) -> WeightsFile:
+    """Store what `write` writes into a file, in whatever format; see `save_tensors`."""
     cache = cache_dir or cache_folder()
     folder = weights_dir(cache)
     try:
-        with writing(cache, sum(tensor.nbytes for tensor in tensors.values())):
+        with writing(cache, num_bytes):
             handle, name = tempfile.mkstemp(dir=folder, prefix=".part-")
             os.close(handle)
             temporary = Path(name)
             try:
-                save_file(tensors, temporary)
+                write(temporary)
                 temporary.chmod(0o644)
                 digest = digest_of(temporary)
                 file = WeightsFile(folder / f"{digest}.safetensors", digest, temporary.stat().st_size)

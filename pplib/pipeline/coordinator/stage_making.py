@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from pplib.cache import weights_dir
 from pplib.links import wire_parts
+from pplib.model.exported.executorch_model import ExecutorchModel
 from pplib.model.exported.int8 import quantised
 from pplib.model.exported.onnx_model import OnnxModel, export
 from pplib.model.partition import PartitionedModel
@@ -61,6 +62,10 @@ class StageMaker:
     def _int8(self) -> OnnxModel:
         return OnnxModel(quantised(self._exported, self._batches, self._name))
 
+    @functools.cache  # noqa: B019 (as long as the model)
+    def _executorch(self, int8: bool) -> ExecutorchModel:
+        return ExecutorchModel(self._partitioned, self._batches, self._weights, self._name, int8)
+
     def make(
         self,
         points: Sequence[int],
@@ -102,10 +107,15 @@ class StageMaker:
         return described([stage])[0]
 
     def _cut(self, name: str, precision: Precision, first: int, last: int) -> ExportedStage:
-        model = self._int8 if precision == "int8" else self._float32
-        self.files[model.file.sha256] = model.file
-        graph, num_bytes = model.stage(first, last)
-        return ExportedStage(name, precision, graph, model.file.sha256, num_bytes)
+        int8 = precision == "int8"
+        model: OnnxModel | ExecutorchModel
+        if runtime(name).FORM == "executorch":
+            model = self._executorch(int8)
+        else:
+            model = self._int8 if int8 else self._float32
+        graph, num_bytes, file = model.stage(first, last)
+        self.files[file.sha256] = file
+        return ExportedStage(name, precision, graph, file.sha256, num_bytes)
 
 
 def computing(forms: Sequence[StageForm], modules: Sequence[nn.Module]) -> list[Computes] | None:
