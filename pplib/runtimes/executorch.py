@@ -1,4 +1,4 @@
-"""ExecuTorch with its XNNPACK backend: on the CPU. It stands on PyTorch's libraries, so that a device needs torch too."""
+"""ExecuTorch with its XNNPACK backend: on the CPU. It stands on PyTorch's libraries: a device needs torch, too."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def native() -> Any:
         WorkerError: it cannot be loaded with the torch that is here.
     """
     try:
-        import torch
+        import torch  # noqa: F401 (brings the libraries that it stands on)
 
         return importlib.import_module("executorch.extension.pybindings._C")
     except ImportError as exc:
         has = installed()
         raise WorkerError(
-            f"executorch {has.get('executorch', '(none)')} cannot be loaded with torch {has.get('eager', '(none)')}: {exc}; "
-            "a release needs the torch that it was made with: executorch 1.5 that of 2.14"
+            f"executorch {has.get('executorch', '(none)')} cannot be loaded with torch {has.get('eager', '(none)')}: "
+            f"{exc}; a release needs the torch that it was made with: executorch 1.5 that of 2.14"
         ) from exc

@@ -1,4 +1,4 @@
-"""The model room: stages as ExecuTorch programs. The whole is exported once; a stage is cut out and lowered in seconds."""
+"""The model room: stages as ExecuTorch programs. The whole is exported once; a stage is cut out, and lowered."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ class ExecutorchModel:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of theirs, on themselves
-                import executorch.exir
+                import executorch.exir  # noqa: F401
                 import torchao  # noqa: F401
 
                 with torch.no_grad():
@@ -219,6 +220,6 @@ def _check_operations(made: Any) -> None:
         raise ModelError(f"its runtime has no {', '.join(missing)}")
 
 
-def _write(content: Any, path: Any) -> None:
+def _write(content: Any, path: Path) -> None:
     with path.open("wb") as file:
         content.write_to_file(file)

@@ -107,12 +107,8 @@ class StageMaker:
         return described([stage])[0]
 
     def _cut(self, name: str, precision: Precision, first: int, last: int) -> ExportedStage:
-        int8 = precision == "int8"
-        model: OnnxModel | ExecutorchModel
-        if runtime(name).FORM == "executorch":
-            model = self._executorch(int8)
-        else:
-            model = self._int8 if int8 else self._float32
+        int8, onnx = precision == "int8", runtime(name).FORM == "onnx"
+        model = self._executorch(int8) if not onnx else self._int8 if int8 else self._float32
         graph, num_bytes, file = model.stage(first, last)
         self.files[file.sha256] = file
         return ExportedStage(name, precision, graph, file.sha256, num_bytes)

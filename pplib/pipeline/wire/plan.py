@@ -88,8 +88,9 @@ class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ExportedStage(msgspec.Struct, frozen=True, tag="exported", forbid_unknown_fields=True):
     """A stage as a graph that a runtime other than eager PyTorch executes.
 
-    `graph` is what its runtime's `FORM` says, with large tensors in the file of weights with that hash; empty where the
-    stage is: it then gives back its input. `precision` is of its arithmetic, `param_bytes` what its tensors take, wherever they are.
+    `graph` is in the form of its runtime, with large tensors in the file of weights with that hash; empty where the
+    stage is: it then gives back its input. `precision` is of its arithmetic, `param_bytes` what its tensors take,
+    wherever they are.
     """
 
     runtime: str
