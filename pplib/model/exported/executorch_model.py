@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -54,7 +55,7 @@ class ExecutorchModel:
             with self._making("quantised to int8", "precision: float32` needs no quantisation"):
                 self._whole = quantised(self._whole, batches)
         (source,) = (node for node in self._whole.graph.nodes if node.op == "placeholder")
-        self._values: list[fx.Node] = [source, *self._whole.graph.output_node().args[0]]
+        self._values = [source, *self._whole.graph.output_node().all_input_nodes]
         self._made = dict[tuple[int, int], tuple[bytes, int, WeightsFile]]()
         self._file, self._content = known, dict[str, str]()
         self.stage(0, len(self._points) - 1)
@@ -73,6 +74,7 @@ class ExecutorchModel:
         if (first, last) not in self._made:
             with self._making("exported to ExecuTorch", "runtime: eager` needs no export"):
                 self._made[first, last] = self._lowered(first, last)
+                _forget()
         return self._made[first, last]
 
     def _lowered(self, first: int, last: int) -> tuple[bytes, int, WeightsFile]:
@@ -218,6 +220,16 @@ def _check_operations(made: Any) -> None:
     names = {f"{one.name}.{one.overload}" if one.overload else one.name for one in operators}
     if missing := sorted(names - set(native()._get_operator_names())):
         raise ModelError(f"its runtime has no {', '.join(missing)}")
+
+
+def _forget() -> None:
+    """Let go of what caches would keep of every program, all of its weights, for as long as this process lives."""
+    from executorch.exir.backend.utils import is_same_node
+    from torch._subclasses import FakeTensorMode
+
+    is_same_node.cache_clear()
+    FakeTensorMode.cache_clear()
+    gc.collect()
 
 
 def _write(content: Any, path: Path) -> None:
