@@ -58,7 +58,10 @@ class Runtime(Protocol):
 
     @staticmethod
     def unfit(device: str) -> str:
-        """Why it cannot run on `device`, as torch names it, where it is installed; empty where it can."""
+        """Why it cannot run on `device`, as torch names it, where it is installed; empty where it can.
+
+        It is loaded for that only where `device` is a GPU.
+        """
 
     @staticmethod
     def open_stage(graph: bytes, folder: Path, place: Place) -> Stage:
@@ -94,9 +97,7 @@ def installed() -> dict[str, str]:
 
 
 def unfit(device: str) -> dict[str, str]:
-    """The installed runtimes that cannot run on `device`, and why; they are loaded only where it is a GPU."""
-    if device == "cpu":
-        return {}
+    """The installed runtimes that cannot run on `device`, and why."""
     return {name: why for name in installed() if (why := runtime(name).unfit(device))}
 
 

@@ -13,15 +13,32 @@ from pplib.errors import WorkerError
 from pplib.runtimes import Array, Place, Precision, Stage, installed
 
 PACKAGES = ("executorch",)
+MODULES = ("torch", "executorch")
+REQUIREMENTS = "requirements-executorch.txt"
+ROOM_BYTES = 1e9
 FORM: Literal["executorch"] = "executorch"
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 _FILE = re.compile(r"([0-9a-f]{64}\.safetensors)?")
 
 
+TORCH = "2.14"
+"""What release 1.5 was made with: its libraries call PyTorch's, and neither's metadata tells."""
+
+
+def unfit(device: str) -> str:
+    """See Runtime."""
+    if device != "cpu":
+        return f"executorch: expected `torch_device: cpu`, got {device}: XNNPACK knows no CUDA"
+    has = installed().get("eager", "none")
+    if has.split("+")[0].split(".")[:2] == TORCH.split("."):
+        return ""
+    return f"executorch 1.5 needs the torch that it was made with, {TORCH}, got {has}: `pip install 'torch=={TORCH}.*'`"
+
+
 def open_stage(graph: bytes, folder: Path, place: Place) -> Stage:
     """See Runtime."""
-    if place.device != "cpu":
-        raise WorkerError(f"executorch: expected `torch_device: cpu`, got {place.device}: XNNPACK knows no CUDA")
+    if why := unfit(place.device):
+        raise WorkerError(why)
     import torch
 
     core = native()
@@ -63,8 +80,4 @@ def native() -> Any:
 
         return importlib.import_module("executorch.extension.pybindings._C")
     except ImportError as exc:
-        has = installed()
-        raise WorkerError(
-            f"executorch {has.get('executorch', '(none)')} cannot be loaded with torch {has.get('eager', '(none)')}: "
-            f"{exc}; a release needs the torch that it was made with: executorch 1.5 that of 2.14"
-        ) from exc
+        raise WorkerError(f"executorch cannot be loaded: {exc}") from exc

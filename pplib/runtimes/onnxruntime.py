@@ -21,10 +21,12 @@ _QUIET = 3  # errors only
 
 def unfit(device: str) -> str:
     """See Runtime."""
+    if device == "cpu":
+        return ""
     import onnxruntime as ort
 
     has = ort.get_available_providers()
-    if device == "cpu" or "CUDAExecutionProvider" in has:
+    if "CUDAExecutionProvider" in has:
         return ""
     return (
         f"onnxruntime has no CUDA provider for {device}, only {', '.join(has)}: `pip install onnxruntime-gpu` in place "

@@ -16,7 +16,8 @@ from torch import fx
 from pplib.errors import ConfigError, ModelError
 from pplib.model.exported.whole import Units, cause
 from pplib.model.partition import PartitionedModel
-from pplib.model.weights.files import WeightsFile, save_content
+from pplib.model.weights.files import save_content
+from pplib.model.weights.stored import WeightsFile
 
 _APART = "weights"  # the mark of tensors that are kept in a file beside the program
 _CONVOLUTIONS = tuple(getattr(torch.ops.aten, f"conv{n}d").default for n in (1, 2, 3))
