@@ -31,7 +31,7 @@ from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.connection import endpoint_of
 from pplib.pipeline.worker.command_line import read_ready
 from pplib.pipeline.worker.settings import WorkerSettings
-from pplib.runtimes import EAGER
+from pplib.runtimes import needs_torch
 from pplib.sweep.experiment import Experiment, prepare
 
 POINTS = (10,)
@@ -47,7 +47,8 @@ def experiment_of(runtime: str) -> Experiment:
 def worker(python: Path, runtime: str) -> Iterator[tuple[WorkerClient, float, psutil.Process]]:
     """A worker by itself, how long it took to be ready in s, and its process."""
     core = max(os.sched_getaffinity(0))
-    settings = WorkerSettings(name=runtime, token=secrets.token_bytes(32), cores=(core,), loads_torch=runtime == EAGER)
+    with_torch = needs_torch(runtime)
+    settings = WorkerSettings(name=runtime, token=secrets.token_bytes(32), cores=(core,), loads_torch=with_torch)
     start = time.monotonic()
     command = [str(python), "-m", "workers.socket_worker", runtime]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

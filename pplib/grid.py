@@ -15,7 +15,7 @@ from pplib.config import LISTS, Configuration, configuration, with_folder
 from pplib.decode import check_once, decode, shown
 from pplib.errors import ConfigError
 from pplib.files.yaml_file import read_yaml
-from pplib.runtimes import EAGER, check_precision, joined
+from pplib.runtimes import EAGER, check_precision, joined, needs_torch
 
 MOST_CONFIGURATIONS = 1_000  # of one grid
 _JUDGED = ("indifference", "objectives", "limits", "min_agreement")
@@ -160,4 +160,4 @@ def runtimes_of(configurations: Sequence[Configuration], devices: Sequence[str])
 
 def loading_torch(configurations: Sequence[Configuration], devices: Sequence[str]) -> set[str]:
     """The devices, of these in stage order, whose worker needs PyTorch itself for one of these configurations."""
-    return {name for name, used in runtimes_of(configurations, devices).items() if EAGER in used}
+    return {name for name, used in runtimes_of(configurations, devices).items() if any(map(needs_torch, used))}

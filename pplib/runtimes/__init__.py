@@ -86,6 +86,11 @@ def runtime(name: str) -> Runtime:
     return cast("Runtime", importlib.import_module(f"{__name__}.{name}"))
 
 
+def needs_torch(name: str) -> bool:
+    """Whether a device needs PyTorch for a runtime."""
+    return "torch" in runtime(name).MODULES
+
+
 def installed() -> dict[str, str]:
     """The runtimes that this Python has, and their versions; nothing is imported."""
     found = dict[str, str]()

@@ -86,9 +86,9 @@ def test_int8_has_files_of_its_own_a_quarter_as_large_and_is_close(tmp_path, mon
     whole = maker.make((len(partitioned.points) - 1,), ["onnxruntime"] * 2, "float32")[0].param_bytes
     with torch.inference_mode():
         exact = model(batches[1]).numpy()
-    for name in GRAPHS:
+    for name in EXPORTED:
         forms = maker.make((middle,), [name, name], "int8")
-        assert len(maker.files) == 2
+        assert len(maker.files) == (2 if runtime(name).FORM == "executorch" else 3)
         assert sum(form.param_bytes for form in forms) < 0.5 * whole
         value = batches[1]
         for stage in computing(forms, partitioned.stages((middle,))):
@@ -105,6 +105,21 @@ def test_an_operation_that_cannot_be_exported_is_named_with_what_to_do(tmp_path,
     _, _, _, maker = made(Odd, tmp_path, monkeypatch)
     with pytest.raises(ModelError, match=r"^it: cannot be exported to ONNX: .*eigh.*runtime: eager"):
         maker.make((1,), ["onnxruntime", "onnxruntime"], "float32")
+
+
+def test_programs_for_executorch_have_their_weights_in_one_file_for_all_cuts(tmp_path, monkeypatch):
+    _, _, partitioned, maker = made(tiny, tmp_path, monkeypatch)
+    points = len(partitioned.points) // 3, len(partitioned.points) // 2
+    forms = [maker.make((point,), ["executorch"] * 2, "float32") for point in points]
+    assert len(maker.files) == 1
+    name = next(iter(maker.files)).encode() + b".safetensors"
+    assert all(stage.graph.startswith(name + b"\n") for pair in forms for stage in pair)
+    assert all(len(stage.graph) < 50_000 for pair in forms for stage in pair)
+    whole = [sum(stage.param_bytes for stage in pair) for pair in forms]
+    assert whole[0] == pytest.approx(whole[1], rel=0.01)
+    for bad in (b"no program", b"../../etc/passwd\nx", name + b"\nno program"):
+        with pytest.raises(WorkerError, match=r"^executorch cannot open the stage"):
+            runtime("executorch").open_stage(bad, tmp_path, Place(1, "cpu"))
 
 
 @pytest.mark.parametrize("name", GRAPHS)

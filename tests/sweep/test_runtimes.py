@@ -43,6 +43,7 @@ def test_runtimes_and_precisions_are_measured_in_turns_on_the_same_workers(tiny)
         {"runtime": "onnxruntime"},
         {"runtime": ["onnxruntime", "eager"], "backend": "rpc"},
         {"runtime": "openvino", "precision": "int8"},
+        {"runtime": ["executorch", "onnxruntime"]},
         {"precision": "bfloat16"},
     ]
     one = prepare(configuration({**tiny, **asked[0], "repeats": 1}), progress=False)
@@ -90,9 +91,24 @@ def test_a_runtime_that_is_there_but_not_for_the_gpu_of_its_device_is_told_befor
         assert told["onnxruntime"].startswith("onnxruntime has no CUDA provider for cuda:0, only ")
         assert told["onnxruntime"].endswith("in place of onnxruntime, or `torch_device: cpu`")
     assert told["openvino"] == "openvino: expected `torch_device: cpu`, got cuda:0: it knows no CUDA"
+    assert told["executorch"] == "executorch: expected `torch_device: cpu`, got cuda:0: XNNPACK knows no CUDA"
     gpu = msgspec.structs.replace(DEVICE, name="server", runtimes=installed(), unfit=told)
     with pytest.raises(ConfigError, match=r"^server: openvino: expected `torch_device: cpu`"):
         devices_content(configuration({"runtime": ["onnxruntime", "openvino"]}), [DEVICE, gpu])
+
+
+def test_what_was_made_with_another_pytorch_than_the_device_has_is_told_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("pplib.runtimes.executorch.installed", lambda: {"eager": "2.9.1+cpu"})
+    told = unfit("cpu")
+    assert told == {
+        "executorch": "executorch 1.5 needs the torch that it was made with, 2.14, got 2.9.1+cpu: "
+        "`pip install 'torch==2.14.*'`"
+    }
+    old = msgspec.structs.replace(DEVICE, runtimes=installed(), unfit=told)
+    with pytest.raises(ConfigError, match=r"^pi: executorch 1\.5 needs the torch"):
+        devices_content(configuration({"runtime": "executorch"}), [old, old])
+    monkeypatch.setattr("pplib.runtimes.executorch.installed", lambda: {"eager": "2.14.1"})
+    assert unfit("cpu") == {}
 
 
 def test_each_device_needs_what_its_stages_are_executed_by_and_pytorch_where_rpc_is_asked_for(tmp_path):

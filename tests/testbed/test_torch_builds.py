@@ -9,11 +9,12 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from pplib import ROOT
 from pplib.devices import Device
 from pplib.errors import ParetoPipeError
 from pplib.runtimes import NAMES
 from pplib.testbed.provision import setup as room
-from pplib.testbed.provision.needs import Needs
+from pplib.testbed.provision.needs import Needs, lock_of
 from pplib.testbed.provision.status import Status
 from pplib.testbed.provision.torch_builds import ANY, ARM64_CPU, NO_TORCH, SURVEY, System, choose, survey_lines, unfit
 from pplib.testbed.shipping.our_code import our_code
@@ -99,3 +100,11 @@ def test_what_another_grid_needed_stays_in_an_environment_if_it_is_what_would_be
     status = msgspec.structs.replace(status, installed=tuple(installed), code=our_code().hash)
     room._set_up(machine, status, build, needs, lambda line: None)
     assert asked == [(NO_TORCH, needs, kept)]
+
+
+def test_a_runtime_that_was_made_with_one_pytorch_gets_that_on_a_pi_too_and_so_does_all_else_there():
+    needs = Needs(("eager", "executorch", "onnxruntime"))
+    assert needs.build(ARM64_CPU) is ANY
+    assert [build for _, build in needs.files(ARM64_CPU)] == [ANY, ANY, NO_TORCH]
+    assert Needs(("eager", "onnxruntime")).build(ARM64_CPU) is ARM64_CPU
+    assert lock_of(ROOT / "requirements-executorch.txt", ANY).name == "requirements-executorch-any.txt"

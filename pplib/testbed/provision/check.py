@@ -152,10 +152,11 @@ def _runtimes(device: Device, facts: Facts, needs: Needs) -> Finding:
 
 
 def _torch(device: Device, facts: Facts, needs: Needs) -> Finding:
-    if EAGER not in needs.runtimes and facts.torch.error:
+    needed = {module for name in needs.runtimes for module in runtime(name).MODULES}
+    if "torch" not in needed and facts.torch.error:
         return Finding("torch", "ok", "none, none needed")
     for name, module in (("torch", facts.torch), ("torchvision", facts.torchvision)):
-        if module.error:
+        if module.error and name in needed:
             advice = f"{name} cannot be imported ({module.error}): " + (
                 f"install requirements-pi.txt there: `{python_path(device)} -m pip install -r requirements-pi.txt`"
                 if device.python or not device.remote

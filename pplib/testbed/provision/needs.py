@@ -13,7 +13,7 @@ from pplib.config import PARAMETERS
 from pplib.devices import Device, Testbed, load_testbed
 from pplib.files.yaml_file import read_yaml
 from pplib.grid import load_grid, runtimes_of
-from pplib.runtimes import EAGER, runtime
+from pplib.runtimes import EAGER, needs_torch, runtime
 from pplib.testbed.provision.torch_builds import ANY, NO_TORCH, Build
 from pplib.testbed.shipping.our_code import our_code, python_path
 
@@ -35,7 +35,7 @@ class Needs:
         if self.requirements:
             return [(path, self.build(build)) for path in self.requirements]
         its = self.build(build)
-        return [(ROOT / runtime(name).REQUIREMENTS, its if _of_torch(name) else NO_TORCH) for name in self.runtimes]
+        return [(ROOT / runtime(name).REQUIREMENTS, its if needs_torch(name) else NO_TORCH) for name in self.runtimes]
 
     @property
     def names(self) -> str:
@@ -49,7 +49,7 @@ class Needs:
 
     def build(self, chosen: Build) -> Build:
         """The build of PyTorch that it gets, if it needs one."""
-        if not any(_of_torch(name) for name in self.runtimes):
+        if not any(needs_torch(name) for name in self.runtimes):
             return NO_TORCH
         # What was made with one version of PyTorch runs with no other: the newest, as the lock files have it.
         return ANY if chosen.torch and "executorch" in self.runtimes else chosen
@@ -66,10 +66,6 @@ class Needs:
         texts = [] if device.python else [path.read_text() for path, _ in self.files(NO_TORCH)]
         wanted = [our_code().hash, python_path(device), *self.runtimes, *texts]
         return hashlib.sha256(chr(0).join(wanted).encode()).hexdigest()[:32]
-
-
-def _of_torch(name: str) -> bool:
-    return "torch" in runtime(name).MODULES
 
 
 def lock_of(requirements: Path, build: Build) -> Path | None:
