@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pplib.columns import INDIFFERENCE
+from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.compare.runs import read_runs
 from pplib.compare.sections import comparison_sections
 from pplib.errors import ParetoPipeError
+from pplib.objectives import aims
 from pplib.view.report import write_report
 
 
@@ -21,10 +22,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib.co
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of results, as outputs/default")
     words = "a difference that does not matter, as a share (default: %(default)s)"
     parser.add_argument("--indifference", type=float, default=INDIFFERENCE, metavar="SHARE", help=words)
+    words = "a column that the fronts are of, once for each (default: latency and throughput)"
+    parser.add_argument("--objective", action="append", metavar="COLUMN", help=words)
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write it as a page, with the charts, too")
     options = parser.parse_args(arguments)
     try:
-        found = comparison_sections(read_runs(options.runs), options.indifference)
+        wanted = aims(options.objective or [*OBJECTIVES], {}, options.indifference)
+        found = comparison_sections(read_runs(options.runs), wanted)
         title = f"ParetoPipe: {', '.join(run.name for run in options.runs)}"
         written = None if options.report is None else write_report(options.report, title, found)
     except (ParetoPipeError, OSError) as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,8 +14,9 @@ from pplib.analysis.estimated.replication import changes, front_replication, sta
 from pplib.analysis.estimated.uncertainty import front_probability
 from pplib.analysis.repeats import POINT_KEYS, Numbers, point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS
-from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
+from pplib.columns import quantity
 from pplib.compare.runs import Run
+from pplib.objectives import Aims
 from pplib.view.charts.front_by import fronts_by_run_chart
 from pplib.view.section import Section
 from pplib.view.table_html import cell
@@ -40,38 +42,46 @@ _NOTHING = "No configuration has ok trials with the same setup in both: what eac
 Points = tuple[pd.DataFrame, pd.DataFrame]
 
 
-def comparison_sections(runs: list[Run], indifference: float = INDIFFERENCE) -> list[Section]:
+def comparison_sections(runs: list[Run], aims: Aims | None = None) -> list[Section]:
     """What was compared, what it ran on, and the first run beside every other.
 
     Args:
         runs: two or more, see `read_runs`.
-        indifference: what difference does not matter, as a share.
+        aims: what fronts are of, and what difference does not matter; limits are not looked at.
+
+    Raises:
+        FrameError: the runs cannot be estimated, see `estimates`.
     """
-    points = {run.name: _points(run, indifference) for run in runs}
-    found = [_compared_section(runs), _ran_on_section(runs)]
+    aims, lacking = aims or Aims(), list[str]()
+    for run in runs:
+        aims, told = aims.known(run.summary)
+        lacking += [f"{run.name}: {one}" for one in told]
+    points = {run.name: _points(run, aims) for run in runs}
+    found = [_compared_section(runs, lacking), _ran_on_section(runs)]
     for number, other in enumerate(runs[1:], start=2):
         pair = {run.name: points[run.name] for run in (runs[0], other)}
-        if not set.intersection(*map(_measured, pair.values())):
+        if not set.intersection(*(_measured(one, aims) for one in pair.values())):
             found.append(Section(f"{runs[0].name} and {other.name}", _NOTHING))
             continue
-        changed = changes(runs[0].summary, other.summary, list(OBJECTIVES))
-        beyond = changed[(changed["low"] > 1 + indifference) | (changed["high"] < 1 - indifference)]
-        found.append(_replication_section(runs[0], other, pair, beyond, f"fronts-1-{number}", indifference))
-        found.append(_changes_section(runs[0], other, pair, changed, beyond, indifference))
+        changed = changes(runs[0].summary, other.summary, list(aims.objectives))
+        beyond = changed[(changed["low"] > 1 + aims.indifference) | (changed["high"] < 1 - aims.indifference)]
+        found.append(_replication_section(runs[0], other, pair, beyond, f"fronts-1-{number}", aims))
+        found.append(_changes_section(runs[0], other, pair, changed, beyond, aims.indifference))
     return found
 
 
-def _measured(points: Points) -> set[str]:
+def _measured(points: Points, aims: Aims) -> set[str]:
     """The configurations that a run has figures of."""
-    told = points[0][points[0][list(OBJECTIVES)].notna().all(axis=1)]
+    told = points[0][points[0][list(aims.objectives)].notna().all(axis=1)]
     return {point_name({**row, "partition_point": None, "partition_label": None}) for row in told.to_dict("records")}
 
 
-def _points(run: Run, indifference: float) -> Points:
-    return point_estimates(run.summary), front_probability(run.summary, OBJECTIVES, indifference=indifference)
+def _points(run: Run, aims: Aims) -> Points:
+    sure = front_probability(run.summary, aims.objectives, indifference=aims.indifference)
+    return point_estimates(run.summary, columns=aims.objectives), sure
 
 
-def _compared_section(runs: list[Run]) -> Section:
+def _compared_section(runs: list[Run], lacking: list[str]) -> Section:
     """Every configuration with all that names it, and how many trials each run has of it."""
     counts = {}
     for run in runs:
@@ -85,7 +95,8 @@ def _compared_section(runs: list[Run]) -> Section:
     table = table.loc[:, [name not in CONFIGURATION_KEYS or (table[name] != "").any() for name in table.columns]]
     lines = [f"{shared} of {len(table)} configurations are in every run; trials of each:"]
     lines += [f"- {run.name}: {len(run.summary)} trials{_when(run)}" for run in runs]
-    return Section("What was compared", f"{lines[0]}\n\n" + "\n".join(lines[1:]), table=_kept(table, runs))
+    text = "\n\n".join([lines[0], "\n".join(lines[1:]), *lacking])
+    return Section("What was compared", text, table=_kept(table, runs))
 
 
 def _when(run: Run) -> str:
@@ -112,11 +123,11 @@ def _ran_on_section(runs: list[Run]) -> Section:
 
 
 def _replication_section(
-    first: Run, other: Run, points: dict[str, Points], beyond: pd.DataFrame, name: str, indifference: float
+    first: Run, other: Run, points: dict[str, Points], beyond: pd.DataFrame, name: str, aims: Aims
 ) -> Section:
     title = f"{first.name} and {other.name}: the fronts"
-    fronts = front_replication(first.summary, other.summary, OBJECTIVES, indifference)
-    said = statement_replication(first.summary, other.summary, list(OBJECTIVES))
+    fronts = front_replication(first.summary, other.summary, aims.objectives, aims.indifference)
+    said = statement_replication(first.summary, other.summary, list(aims.objectives))
     against = int(fronts["contradicted"].sum())
     text = (
         f"Replicability {1 - against / len(fronts):.0%}: of {len(fronts)} points that one of the two calls on a front, "
@@ -125,8 +136,12 @@ def _replication_section(
     )
     table = fronts.rename(columns={"call_first": first.name, "call_second": other.name})
     shown = [*configuration_columns(table), "partition_label", first.name, other.name]
-    chart = fronts_by_run_chart(points, beyond)
-    more = "\n\n".join(words.format(percent(indifference)) for words in (_FRONTS, _CHART))
+    drawn = dict(itertools.islice(aims.objectives.items(), 2))  # a picture has two axes
+    chart = fronts_by_run_chart(points, beyond, drawn) if len(drawn) == 2 else None
+    words = [_FRONTS, _CHART] if chart is not None else [_FRONTS]
+    more = "\n\n".join(one.format(percent(aims.indifference)) for one in words)
+    if len(aims.objectives) > 2:
+        more += f" It shows {' and '.join(quantity(name).name for name in drawn)}; the fronts are of all objectives."
     return Section(title, f"{text}\n\n{more}", chart, _kept(table[shown], [first, other]), name)
 
 

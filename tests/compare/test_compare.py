@@ -15,6 +15,7 @@ from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.compare.__main__ import main
 from pplib.compare.runs import Run
 from pplib.compare.sections import comparison_sections
+from pplib.objectives import aims
 from pplib.view.display import png_bytes
 from pplib.view.table_html import table_html
 from tests.sweep.test_summary import write  # noqa: F401 (a fixture)
@@ -50,6 +51,27 @@ def test_a_point_that_got_slower_is_found_and_no_longer_on_the_front():
     fronts = front_replication(one, other, OBJECTIVES, INDIFFERENCE)
     was = fronts[(fronts["partition_label"] == "P9") & (fronts["call_first"] == ON)]
     assert len(was) and (was["call_second"] == OFF).all() and was["contradicted"].all()
+
+
+def test_fronts_of_other_objectives_are_compared_as_well_and_one_that_a_run_lacks_is_left_out():
+    wanted = aims(["latency", "throughput", "energy"], {})
+    rng = np.random.default_rng(0)
+    one, other = (
+        run.assign(energy_per_image_j=(5 + run["partition_point"]) * rng.uniform(0.99, 1.01, len(run)))
+        for run in (run_of(1), run_of(2))
+    )
+    told = comparison_sections([Run("one", one, {}), Run("other", other, {})], wanted)
+    fronts = next(section for section in told if section.title == "one and other: the fronts")
+    assert fronts.chart is not None
+    assert "It shows latency and throughput; the fronts are of all objectives." in fronts.text
+    of_two = comparison_sections([Run("one", one, {}), Run("other", other, {})])[2]
+    assert len(fronts.table) > len(of_two.table), "earlier cuts take less energy"
+    assert any("energy per image" in line for line in told[-1].text.splitlines())
+    single = comparison_sections([Run("one", one, {}), Run("other", other, {})], aims(["energy"], {}))
+    assert single[2].chart is None and "In the chart" not in single[2].text
+    lacking = comparison_sections([Run("one", one, {}), Run("other", run_of(2), {})], wanted)
+    assert "other: No trial has energy_per_image_j, which is left out" in lacking[0].text
+    assert "It shows" not in lacking[2].text
 
 
 def test_a_device_that_takes_longer_than_in_the_first_run_is_named(capsys):
