@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pplib.analysis.estimated.answer import answers
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import front_probability, with_fronts
 from pplib.analysis.statistics import CONFIGURATION_KEYS, representative_trials
@@ -35,10 +36,11 @@ from pplib.view.kept_limits import limits_section
 from pplib.view.report import write_report
 from pplib.view.section import Section
 from pplib.view.tables import configuration_columns, front_table
+from pplib.view.words.answer import answer_lines
 from pplib.view.words.differences import percent
 from pplib.view.words.limits import energy_words
 
-_ALWAYS = ("pairs", "unsteady", "ran_on")  # say something also where they have nothing to show
+_ALWAYS = ("answer", "pairs", "unsteady", "ran_on")  # say something also where they have nothing to show
 
 
 def write_results_report(
@@ -84,6 +86,7 @@ def results_sections(folder: Path, summary: pd.DataFrame, aims: Aims | None = No
     front = objectives_chart(points, objectives, probability)
     parts = decomposition_chart(representative_trials(summary))
     return {
+        "answer": [Section("The answer", "\n\n".join(answer_lines(answers(summary, aims), indifference)))],
         "front": [
             Section(
                 "The front",

@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 
 from benchmarks.coverage import simulated
+from pplib.analysis.estimated.answer import answers
 from pplib.analysis.estimated.point_estimates import point_draws, point_estimates
 from pplib.analysis.links import link_table
 from pplib.analysis.robust import minimax_regret
 from pplib.analysis.stability import unstable_trials
 from pplib.analysis.statistics import fronts, point_table
 from pplib.errors import FrameError
+from pplib.objectives import Aims
 from pplib.sweep import report
 from pplib.sweep.job.closing import closing_lines
 from pplib.view import charts, section
@@ -24,6 +26,7 @@ from pplib.view.findings import links_section, moving_section, points_section, r
 from pplib.view.section import Section, show
 from pplib.view.table_html import table_html
 from pplib.view.tables import front_table, points_table, requested_and_measured, trials_table
+from pplib.view.words.answer import answer_lines
 from pplib.view.words.correction import correction_lines
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
@@ -311,3 +314,62 @@ def test_a_notebook_shows_what_a_section_holds_with_headings_only_where_there_ar
     shown.clear()
     show(Section("One"))
     assert shown == []
+
+
+def by_hand(make_summary, figures, **more):
+    """Three cuts, without noise, of (latency, throughput) each: all on device b, split, all on device a."""
+    summary = make_summary(depths=(2,), repeats=3)
+    summary = summary[(summary["backend"] == "socket") & summary["partition_point"].isin([0, 7, 19])]
+    rows = summary.assign(device_names="a + b", error=None, status="ok", efficiency=0.9, bottleneck="stage 1")
+    for point, (latency, throughput) in figures.items():
+        here = rows["partition_point"] == point
+        rows.loc[here, ["latency_s", "latency_mean_s", "throughput_img_s"]] = [latency, latency, throughput]
+        rows.loc[here, ["compute_s", "transfer_s", "queue_s"]] = [latency * 0.7, latency * 0.2, latency * 0.1]
+    for i, own in enumerate(({0: 0.0, 7: 0.04, 19: 0.1}, {0: 0.2, 7: 0.05, 19: 0.0})):
+        rows[f"stage{i}_compute_s"] = rows["partition_point"].map(own)
+    return rows.assign(**more)
+
+
+def told_of(summary, **wanted):
+    return answer_lines(answers(summary, Aims(**wanted)), 0.02)
+
+
+def test_the_answer_names_the_cut_for_each_objective_and_what_it_gains_over_one_device(make_summary):
+    summary = by_hand(make_summary, {0: (0.2, 40.0), 7: (0.1, 120.0), 19: (0.125, 80.0)})
+    assert told_of(summary) == [
+        "mobilenet_v2: Lowest latency and most images: P7, 100 ms (100 to 100) and 120 img/s (120 to 120), on the "
+        "front in 100% of such sweeps. Against everything on one device: latency 20.0 % less (20.0 to 20.0), "
+        "there on a; throughput 50.0 % more (50.0 to 50.0), there on a. In the way: of P7's latency 70% computing, "
+        "20% links, 10% waiting; of P7's rate stage 1 (b), busy 90% of the time."
+    ]
+
+
+def test_the_answer_is_no_split_where_one_device_is_better_and_each_objective_may_have_its_own(make_summary):
+    summary = by_hand(make_summary, {0: (0.2, 40.0), 7: (0.1, 120.0), 19: (0.05, 80.0)})
+    (told,) = told_of(summary)
+    assert "Lowest latency: P19, which is no split but all of it on a, 50 ms (50 to 50)" in told
+    assert "Most images: P7, 120 img/s" in told
+    assert "Against everything on one device: throughput 50.0 % more (50.0 to 50.0), there on a. In" in told
+
+
+def test_the_answer_is_silent_of_what_the_trials_do_not_tell(make_summary):
+    summary = by_hand(make_summary, {0: (0.2, 40.0), 7: (0.1, 120.0), 19: (0.125, 80.0)})
+    split = summary[summary["partition_point"] == 7].drop(columns=["efficiency", "bottleneck", "queue_s", "transfer_s"])
+    (told,) = told_of(split.drop(columns="compute_s"))
+    assert "Against" not in told and "In the way" not in told and told.startswith("mobilenet_v2: Lowest latency and")
+    (once,) = told_of(summary[summary["repeat"] == 0])
+    assert "P7, 100 ms and 120 img/s, how surely is not known, as nothing was repeated." in once
+    assert "latency 20.0 % less (not repeated: by how much is not known)" in once
+    assert told_of(summary.assign(status="failed")) == []
+    links = pd.concat([summary, summary.assign(link="demo", latency_s=summary["latency_s"] * 2)])
+    assert [one.partition(":")[0] for one in told_of(links)] == ["mobilenet_v2 over demo", "mobilenet_v2"]
+
+
+def test_the_answer_prefers_what_is_on_the_front_among_what_is_as_good_and_counts_the_others(make_summary):
+    summary = by_hand(make_summary, {0: (0.2, 40.0), 7: (0.1005, 120.0), 19: (0.1, 80.0)})
+    (told,) = told_of(summary)
+    assert told.startswith("mobilenet_v2: Lowest latency and most images: P7, 100.5 ms")
+    (told,) = told_of(by_hand(make_summary, {0: (0.1, 120.0), 7: (0.1, 120.0), 19: (0.1, 120.0)}))
+    assert "not told from 2 other points" in told
+    summary = pd.concat([summary, summary.assign(backend="rpc", latency_s=summary["latency_s"] * 1.5)])
+    assert "most images: P7 (socket), 100.5 ms" in told_of(summary)[0]

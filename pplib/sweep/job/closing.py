@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from pplib.analysis.estimated.answer import answers
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import UNDECIDED, front_probability, ties, with_fronts
 from pplib.analysis.estimated.within_limits import within_limits
@@ -15,13 +16,14 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import OBJECTIVES, quantity
 from pplib.links import UNSHAPED
 from pplib.objectives import Aims
+from pplib.view.words.answer import answer_lines, best_words, where_words
+from pplib.view.words.differences import in_words
 from pplib.view.words.disturbed import disturbed_words
 from pplib.view.words.fidelity import fidelity_words
 from pplib.view.words.limits import energy_words, figure, limit_lines
 from pplib.view.words.ties import tie_lines
 
 NAMED = ("model", "backend", "link", "in_flight")  # always told
-_BEST = {"latency_s": "lowest latency", "throughput_img_s": "most images"}  # others by their own names
 
 
 def closing_lines(summary: pd.DataFrame, aims: Aims | None = None) -> list[str]:
@@ -40,12 +42,13 @@ def closing_lines(summary: pd.DataFrame, aims: Aims | None = None) -> list[str]:
     alike = ties(summary, objectives, indifference=indifference)
     tied = {point_name(row): row["tied_with"] for row in alike.to_dict("records")}
     lines = [f"note:    {one}" for one in (*lacking, energy_words(summary, aims.directions)) if one]
+    lines += [f"answer:  {one}" for one in answer_lines(answers(summary, aims), indifference)]
     if aims.limits:
         lines += [f"limits:  {line}" for line in limit_lines(within_limits(summary, aims), aims)]
     lines += _overall(summary, points, aims)
     for key, group in points.groupby(CONFIGURATION_KEYS, dropna=False, sort=True):
         named = dict(zip(CONFIGURATION_KEYS, key, strict=True))
-        more = [_word(key, named[key]) for key in differing] + ([str(named["setup"])] if named["setup"] else [])
+        more = [in_words(key, named[key]) for key in differing] + ([str(named["setup"])] if named["setup"] else [])
         over = "" if named["link"] == UNSHAPED.name else f" over {named['link']}"
         title = f"{named['model']} {named['backend']}{over} in flight {named['in_flight']}"
         front = in_order(group[group["on_front"]], objectives)
@@ -74,17 +77,11 @@ def _overall(summary: pd.DataFrame, points: pd.DataFrame, aims: Aims) -> Iterato
         choices = [name for name in CONFIGURATION_KEYS if name not in GIVEN_KEYS and group[name].nunique() > 1]
         front = in_order(group[group["on_front"]], aims.objectives).to_dict("records")
         told = [
-            f"{' '.join([str(row['partition_label']), *(_choice(name, row[name]) for name in choices)])} "
+            f"{' '.join([str(row['partition_label']), *(in_words(name, row[name]) for name in choices)])} "
             f"({', '.join(_value(name, float(row[name])) for name in aims.objectives)})"
             for row in front
         ]
-        over = "" if given["link"] == UNSHAPED.name else f" over {given['link']}"
-        setup = f", {given['setup']}" if given["setup"] else ""
-        yield f"best:    {given['model']}{over}{setup}: {'; '.join(told) if told else 'no trial succeeded'}"
-
-
-def _choice(name: str, value: object) -> str:
-    return str(value) if name in ("backend", "runtime", "precision") else _word(name, value)
+        yield f"best:    {where_words(given)}: {'; '.join(told) if told else 'no trial succeeded'}"
 
 
 def _value(name: str, value: float) -> str:
@@ -97,7 +94,7 @@ def _best(front: pd.DataFrame, objectives: Mapping[str, str]) -> Iterator[str]:
     """The ends of a front: the value at each, and its interval, or the range of its repeats."""
     for column, way in objectives.items():
         measure = quantity(column)
-        words = _BEST.get(column, f"{'lowest' if way == 'min' else 'highest'} {measure.name}")
+        words = best_words(column, way)
         row = front.sort_values(column, ascending=way == "min", kind="stable").iloc[0]
         known = row[f"{column}_low"] == row[f"{column}_low"]
         ends = ("_low", "", "_high") if known else ("_min", "", "_max")
@@ -105,9 +102,3 @@ def _best(front: pd.DataFrame, objectives: Mapping[str, str]) -> Iterator[str]:
         told = f" ({'95 %' if known else 'repeats'}: {low:.4g} to {high:.4g})" if known or low < high else ""
         told = told or (f" (repeats: {low:.4g} to {high:.4g})" if column in OBJECTIVES else "")
         yield f"         {words} {row['partition_label']}: {middle:.4g} {measure.unit}".rstrip() + told
-
-
-def _word(key: str, value: object) -> str:
-    if key == "optimize":
-        return "optimized" if value else "not optimized"
-    return f"{key.replace('_', ' ')} {value}"

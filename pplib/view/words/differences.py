@@ -65,12 +65,29 @@ def device_lines(ratios: Sequence[DeviceRatio], level: float = 0.95) -> list[str
     return lines
 
 
+def difference_words(what: str, ratio: Sequence[float], indifference: float) -> str:
+    """By how much something is more or less.
+
+    Args:
+        what: it is.
+        ratio: of what is compared, with the ends of its interval, NaN where these are not known.
+        indifference: what difference does not matter, as a share.
+
+    >>> difference_words("throughput", (1.732, 1.61, 1.85), 0.02)
+    'throughput 73.2 % more (61.0 to 85.0)'
+    """
+    middle, low, high = (100 * (each - 1) for each in ratio)
+    return _share(what, middle, low, high, 100 * indifference)
+
+
 def in_words(key: str, value: object) -> str:
     """A configuration's value in words.
 
-    >>> in_words("backend", "rpc"), in_words("in_flight", 2), in_words("setup", "slowdown 3 + 3")
-    ('rpc', 'in flight 2', 'slowdown 3 + 3')
+    >>> in_words("backend", "rpc"), in_words("in_flight", 2), in_words("optimize", False)
+    ('rpc', 'in flight 2', 'not optimized')
     """
+    if key == "optimize":
+        return "optimized" if value else "not optimized"
     return str(value) if key in ("backend", "runtime", "precision", "setup") else f"{key.replace('_', ' ')} {value}"
 
 
@@ -83,8 +100,7 @@ def _known(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _words(row: dict[str, Any], indifference: float) -> str:
     column = str(row["column"])
     if column in _SHARES:
-        middle, low, high = (100 * (row[f"ratio{end}"] - 1) for end in ("", "_low", "_high"))
-        return _share(_SHARES[column], middle, low, high, 100 * indifference)
+        return difference_words(_SHARES[column], [row[f"ratio{end}"] for end in ("", "_low", "_high")], indifference)
     hop = column.removeprefix("hop").removesuffix("_transfer_s")
     return _milliseconds(hop, *(1e3 * row[f"difference{end}"] for end in ("", "_low", "_high")))
 

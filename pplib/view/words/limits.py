@@ -9,6 +9,8 @@ import pandas as pd
 from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import quantity
 from pplib.objectives import Aims
+from pplib.view.words.answer import where_words
+from pplib.view.words.differences import in_words
 
 
 def figure(name: str, value: float) -> str:
@@ -35,15 +37,14 @@ def limit_lines(table: pd.DataFrame, aims: Aims) -> list[str]:
     lines = []
     for key, group in table.groupby(GIVEN_KEYS, dropna=False, sort=True):
         given = dict(zip(GIVEN_KEYS, key, strict=True))
-        over = "" if given["link"] == "none" else f" over {given['link']}"
-        where = f"{given['model']}{over}" + (f", {given['setup']}" if given["setup"] else "")
+        where = where_words(given)
         best = group[group["best"]]
         if best.empty:
             lines.append(f"{where}: no trial succeeded.")
             continue
         row = best.iloc[0]
         choices = [name for name in CONFIGURATION_KEYS if name not in GIVEN_KEYS and group[name].nunique() > 1]
-        named = " ".join([str(row["partition_label"]), *(f"{name.replace('_', ' ')} {row[name]}" for name in choices)])
+        named = " ".join([str(row["partition_label"]), *(in_words(name, row[name]) for name in choices)])
         values = ", ".join(figure(name, float(row[name])) for name in aims.directions)
         if row["within"]:
             lines.append(

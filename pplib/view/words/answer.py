@@ -1,0 +1,100 @@
+"""The answer in two or three sentences: which cut, how sure that is, what it gains over one device alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pplib.analysis.estimated.answer import Answer, Choice
+from pplib.columns import quantity
+from pplib.links import UNSHAPED
+from pplib.view.words.differences import difference_words, in_words
+
+BEST = {"latency_s": "lowest latency", "throughput_img_s": "most images"}
+"""Others are told by their own names."""
+
+
+def answer_lines(found: Sequence[Answer], indifference: float) -> list[str]:
+    """A paragraph for each model and link.
+
+    Args:
+        found: see `answers`.
+        indifference: what difference does not matter, as a share.
+    """
+    return [f"{where_words(one.given)}: {' '.join(_sentences(one, indifference))}" for one in found]
+
+
+def where_words(given: Mapping[str, Any]) -> str:
+    """A model, its link and setup.
+
+    >>> where_words({"model": "alexnet", "link": "wifi-poor", "setup": ""})
+    'alexnet over wifi-poor'
+    """
+    over = "" if given["link"] == UNSHAPED.name else f" over {given['link']}"
+    return f"{given['model']}{over}" + (f", {given['setup']}" if given["setup"] else "")
+
+
+def best_words(column: str, way: str) -> str:
+    """What the best by an objective has.
+
+    >>> best_words("latency_s", "min"), best_words("payload_bytes", "min")
+    ('lowest latency', 'lowest payload')
+    """
+    return BEST.get(column, f"{'lowest' if way == 'min' else 'highest'} {quantity(column).name}")
+
+
+def _sentences(one: Answer, indifference: float) -> Iterator[str]:
+    for _, group in itertools.groupby(one.choices, lambda choice: str(choice.keys)):
+        same = list(group)
+        has = " and ".join(best_words(each.objective, each.way) for each in same)
+        figures = " and ".join(_figure(each) for each in same)
+        yield f"{has[0].upper()}{has[1:]}: {_point(same[0], one)}, {figures}, {_sure(same)}."
+    if gains := [words for each in one.choices if (words := _gain(each, one, indifference))]:
+        yield f"Against everything on one device: {'; '.join(gains)}."
+    if ways := [words for each in one.choices if (words := _in_the_way(each, one))]:
+        yield f"In the way: {'; '.join(ways)}."
+
+
+def _point(choice: Choice, one: Answer) -> str:
+    label, named = choice.keys["partition_label"], ", ".join(in_words(key, choice.keys[key]) for key in one.differing)
+    whole = "" if choice.device is None else f", which is no split but all of it on {_device(choice.device, one)}"
+    return f"{label} ({named}){whole}" if named else f"{label}{whole}"
+
+
+def _device(stage: int, one: Answer) -> str:
+    return one.devices[stage] if stage < len(one.devices) else f"the device of stage {stage}"
+
+
+def _figure(choice: Choice) -> str:
+    measure, (value, low, high) = quantity(choice.objective), choice.figure
+    told = f"{value * measure.factor:.4g} {measure.unit}".rstrip()
+    return told + (f" ({low * measure.factor:.4g} to {high * measure.factor:.4g})" if low == low else "")
+
+
+def _sure(group: Sequence[Choice]) -> str:
+    """On the front in how many of such sweeps, and how many others cannot be told from it."""
+    first = group[0]
+    if first.probability != first.probability:
+        return "how surely is not known, as nothing was repeated"
+    alike = min(each.alike for each in group)
+    others = f", not told from {alike} other point{'s' if alike > 1 else ''}" if alike else ""
+    return f"on the front in {first.probability:.0%} of such sweeps{others}"
+
+
+def _gain(choice: Choice, one: Answer, indifference: float) -> str:
+    if choice.alone is None or choice.device is not None:
+        return ""
+    name = quantity(choice.objective).name
+    return f"{difference_words(name, choice.ratio, indifference)}, there on {_device(choice.alone, one)}"
+
+
+def _in_the_way(choice: Choice, one: Answer) -> str:
+    label = choice.keys["partition_label"]
+    if choice.objective == "throughput_img_s" and choice.bottleneck:
+        kind, _, number = choice.bottleneck.partition(" ")
+        where = f" ({_device(int(number), one)})" if kind == "stage" else ""
+        return f"of {label}'s rate {choice.bottleneck}{where}, busy {min(choice.busy, 1.0):.0%} of the time"
+    if choice.objective == "latency_s" and choice.shares:
+        return f"of {label}'s latency " + ", ".join(f"{share:.0%} {word}" for word, share in choice.shares.items())
+    return ""
