@@ -1,4 +1,4 @@
-"""The one command: `paretopipe sweep|check|setup|compare|cache|clean|lab`, the same as `python -m pplib ...`."""
+"""The one command: `paretopipe sweep|check|setup|compare|trace|cache|clean|lab`, the same as `python -m pplib ...`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "check": ("pplib.devices.__main__", ["check"], "DEVICES.yaml: what is wrong with the devices, and what to do"),
     "setup": ("pplib.devices.__main__", ["setup"], "DEVICES.yaml: bring devices from a fresh system to ready"),
     "compare": ("pplib.compare.__main__", [], "RUN RUN [...]: results side by side: does one confirm the other?"),
+    "trace": ("pplib.view.trace", [], "TRIAL.json: a trial's timeline as a file that Perfetto opens"),
     "cache": ("pplib.cache.__main__", ["show"], "[--devices DEVICES.yaml]: the weights that are kept, here or there"),
     "clean": ("pplib.cache.__main__", ["empty"], "[--devices DEVICES.yaml]: say what would be freed, ask, and free it"),
     "lab": ("pplib.view.lab", [], "JupyterLab, at an index of the notebooks"),

@@ -20,8 +20,10 @@ from pplib.view.charts import (
     front_per_configuration_chart,
     objectives_chart,
 )
-from pplib.view.device_speeds import speeds_section
-from pplib.view.findings import (
+from pplib.view.report import write_report
+from pplib.view.section import Section
+from pplib.view.sections.device_speeds import speeds_section
+from pplib.view.sections.findings import (
     certainty_section,
     links_section,
     moving_section,
@@ -32,9 +34,7 @@ from pplib.view.findings import (
     steadiness_section,
     unsteady_section,
 )
-from pplib.view.kept_limits import limits_section
-from pplib.view.report import write_report
-from pplib.view.section import Section
+from pplib.view.sections.kept_limits import limits_section
 from pplib.view.tables import configuration_columns, front_table
 from pplib.view.words.answer import answer_lines
 from pplib.view.words.differences import percent
@@ -46,7 +46,7 @@ _ALWAYS = ("answer", "pairs", "unsteady", "ran_on")  # say something also where 
 def write_results_report(
     folder: Path, summary: pd.DataFrame, sections: Mapping[str, Sequence[Section]] | None = None
 ) -> Path:
-    """Write `report.html` and `charts/*.png`, `charts/*.svg` beside the results.
+    """Write `report.html` and `charts/` (PNG, SVG, PDF) beside the results.
 
     Args:
         folder: the results folder.

@@ -77,21 +77,28 @@ class Drawing:
         """The drawing of a specification; what a notebook shows is not drawn again for the report."""
         return cls(spec, _svg(json.dumps(spec)))
 
-    def save(self, folder: Path | str, name: str) -> tuple[Path, Path]:
-        """Write `<name>.png` and `<name>.svg` into `folder`, which is made if missing.
+    def save(self, folder: Path | str, name: str) -> list[Path]:
+        """Write `<name>.png`, `<name>.svg` and `<name>.pdf` into `folder`, which is made if missing.
+
+        The letters of the SVG are text, in whatever font its viewer has; the PDF, for print, has its fonts in it.
 
         Returns:
-            Where the two are.
+            Where the three are.
 
         Raises:
             OutputError: `name` is not a plain file name, or the folder cannot be written.
         """
         if not name or Path(name).name != name:
             raise OutputError(f"{name!r}: expected a plain name such as 'front': give the folder apart")
-        png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
-        write_atomic(png, self.png(ppi=144))
-        write_atomic(svg, self.svg.encode())
-        return png, svg
+        content = {
+            "png": self.png(ppi=144),
+            "svg": self.svg.encode(),
+            "pdf": vl_convert.svg_to_pdf(self.svg),
+        }
+        paths = [Path(folder) / f"{name}.{kind}" for kind in content]
+        for path, one in zip(paths, content.values(), strict=True):
+            write_atomic(path, one)
+        return paths
 
 
 def draw(chart: alt.TopLevelMixin) -> Drawing:

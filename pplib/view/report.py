@@ -41,7 +41,7 @@ def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> R
     Every chart stands in it twice: as an SVG picture, which any browser shows, scripts or not; and as
     a specification, from which the scripts in the page (Vega, once) make a live chart with tooltips
     in the picture's place. A content security policy in the page forbids any fetch, and any script but
-    these. A chart whose section has a name is written beside the page, too: `charts/<name>.png` and `.svg`.
+    these. A chart whose section has a name is written beside the page, too: `charts/<name>.png`, `.svg` and `.pdf`.
 
     Args:
         path: of the page; its folder is made if missing.

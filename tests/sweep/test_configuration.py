@@ -15,6 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from pplib.analysis.trials.events import timeline_frame
 from pplib.config import configuration
 from pplib.devices import load_testbed
 from pplib.errors import OutputError, TrialError
@@ -24,7 +25,7 @@ from pplib.sweep.experiment import prepare
 from pplib.sweep.job import notebook_steps
 from pplib.sweep.job.notebook_steps import MEASURED, cuts_frame, measured_trials
 from pplib.sweep.progress import Told
-from pplib.sweep.results import drop_details, read_summary, timeline_frame, write_summary
+from pplib.sweep.results import drop_details, read_summary, write_summary
 from pplib.sweep.run import run_missing, run_once, run_together
 from pplib.sweep.schedule import interleaved, missing_trials, schedule
 from tests.helpers.records import read_records

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pplib.analysis.trials.events import timeline_frame
 from pplib.config import configuration
 from pplib.devices import load_testbed
 from pplib.errors import ConfigError, OutputError, TrialError
@@ -17,7 +18,6 @@ from pplib.pipeline.coordinator import link_measurement
 from pplib.pipeline.coordinator.link_judgement import deviations
 from pplib.records import read_record, trial_path, write_record
 from pplib.sweep.experiment import prepare
-from pplib.sweep.results import timeline_frame
 from pplib.sweep.run import run_missing, run_once
 from pplib.sweep.schedule import missing_trials, schedule
 from pplib.testbed import session

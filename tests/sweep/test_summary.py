@@ -164,7 +164,7 @@ def test_a_report_and_the_closing_lines_name_what_differs_with_figures(write, tm
         "mobilenet_v2, seed 0: Lowest latency: P2 (not optimized)",
         "mobilenet_v2, seed 1: Lowest latency and most images: P2",
     ]
-    assert said[1] == "best:    mobilenet_v2, seed 1: P2 (54.77 ms, 40 img/s)"
+    assert said[3] == "best:    mobilenet_v2, seed 1: P2 (54.77 ms, 40 img/s)"
     assert len(set(heads)) == 3
     assert "front:   mobilenet_v2 socket in flight 1, optimized, seed 1: P2" in heads
     assert any("not optimized, seed 0" in line for line in heads)

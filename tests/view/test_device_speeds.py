@@ -11,8 +11,8 @@ import pytest
 from pplib.errors import FrameError
 from pplib.view import charts
 from pplib.view.charts.speeds import device_speeds
-from pplib.view.device_speeds import speeds_section
 from pplib.view.display import png_bytes
+from pplib.view.sections.device_speeds import speeds_section
 
 
 def timed(summary, seconds=6.0, **more):

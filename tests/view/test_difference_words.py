@@ -8,7 +8,7 @@ import pytest
 from benchmarks.coverage import simulated
 from pplib.analysis.estimated.differences import paired_differences
 from pplib.errors import FrameError
-from pplib.view.findings import pairs_section
+from pplib.view.sections.findings import pairs_section
 from pplib.view.words.differences import difference_lines
 
 COLUMNS = ["latency_s", "throughput_img_s", "hop0_transfer_s"]

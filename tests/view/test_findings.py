@@ -22,8 +22,14 @@ from pplib.sweep import report
 from pplib.sweep.job.closing import closing_lines
 from pplib.view import charts, section
 from pplib.view.display import png_bytes
-from pplib.view.findings import links_section, moving_section, points_section, regret_sections, unsteady_section
 from pplib.view.section import Section, show
+from pplib.view.sections.findings import (
+    links_section,
+    moving_section,
+    points_section,
+    regret_sections,
+    unsteady_section,
+)
 from pplib.view.table_html import table_html
 from pplib.view.tables import front_table, points_table, requested_and_measured, trials_table
 from pplib.view.words.answer import answer_lines

@@ -169,8 +169,9 @@ def test_the_front_table_holds_the_front_of_every_configuration(points):
         assert rows["throughput_img_s"].max() <= chosen["throughput_img_s"].iloc[-1] * (1 + INDIFFERENCE)
 
 
-def test_a_saved_chart_is_a_png_and_an_svg(points, tmp_path):
-    png, svg = draw(front_chart(points)).save(tmp_path / "charts", "front")
+def test_a_saved_chart_is_a_png_an_svg_and_a_pdf_with_its_fonts(points, tmp_path):
+    png, svg, pdf = draw(front_chart(points)).save(tmp_path / "charts", "front")
+    assert pdf.read_bytes().startswith(b"%PDF") and b"/FontFile" in pdf.read_bytes()
     assert png.read_bytes().startswith(b"\x89PNG")
     assert svg.read_text().startswith("<svg")
     with pytest.raises(OutputError, match="plain name"):

@@ -1,0 +1,1 @@
+"""Sections of the report and of the notebook, made of what the trials show."""
