@@ -38,7 +38,7 @@ ROOMS = {
         {"", "pipeline"},
         ["ssh", "shipping", "shaping", "emulation", "provision", "workers", ""],
     ),
-    "view": ({"", "analysis"}, ["layout", "words", "charts", ""]),
+    "view": ({"", "analysis"}, ["layout", "words", "charts", "", "sections"]),
     "sweep": ({"", "model", "pipeline", "testbed", "analysis", "view"}, ["", "job"]),
     "compare": ({"", "analysis", "view", "sweep"}, [""]),
 }
