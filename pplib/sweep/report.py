@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from pplib.analysis.estimated.answer import answers
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import front_probability, with_fronts
 from pplib.analysis.statistics import CONFIGURATION_KEYS, representative_trials
@@ -36,7 +35,7 @@ from pplib.view.sections.findings import (
 )
 from pplib.view.sections.kept_limits import limits_section
 from pplib.view.tables import configuration_columns, front_table
-from pplib.view.words.answer import answer_lines
+from pplib.view.words.answer import answer_sentences
 from pplib.view.words.differences import percent
 from pplib.view.words.limits import energy_words
 
@@ -86,7 +85,7 @@ def results_sections(folder: Path, summary: pd.DataFrame, aims: Aims | None = No
     front = objectives_chart(points, objectives, probability)
     parts = decomposition_chart(representative_trials(summary))
     return {
-        "answer": [Section("The answer", "\n\n".join(answer_lines(answers(summary, aims), indifference)))],
+        "answer": [Section("The answer", "\n\n".join(map(" ".join, answer_sentences(summary, aims))))],
         "front": [
             Section(
                 "The front",

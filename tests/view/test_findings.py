@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from benchmarks.coverage import simulated
-from pplib.analysis.estimated.answer import answers
 from pplib.analysis.estimated.point_estimates import point_draws, point_estimates
 from pplib.analysis.links import link_table
 from pplib.analysis.robust import minimax_regret
@@ -32,7 +31,7 @@ from pplib.view.sections.findings import (
 )
 from pplib.view.table_html import table_html
 from pplib.view.tables import front_table, points_table, requested_and_measured, trials_table
-from pplib.view.words.answer import answer_lines
+from pplib.view.words.answer import answer_sentences
 from pplib.view.words.correction import correction_lines
 
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
@@ -337,23 +336,36 @@ def by_hand(make_summary, figures, **more):
 
 
 def told_of(summary, **wanted):
-    return answer_lines(answers(summary, Aims(**wanted)), 0.02)
+    return [" ".join(one) for one in answer_sentences(summary, Aims(**wanted))]
 
 
 def test_the_answer_names_the_cut_for_each_objective_and_what_it_gains_over_one_device(make_summary):
     summary = by_hand(make_summary, {0: (0.2, 40.0), 7: (0.1, 120.0), 19: (0.125, 80.0)})
     assert told_of(summary) == [
-        "mobilenet_v2: Lowest latency and most images: P7, 100 ms (100 to 100) and 120 img/s (120 to 120), on the "
+        "mobilenet_v2: lowest latency and most images: P7, 100 ms (100 to 100) and 120 img/s (120 to 120), on the "
         "front in 100% of such sweeps. Against everything on one device: latency 20.0 % less (20.0 to 20.0), "
         "there on a; throughput 50.0 % more (50.0 to 50.0), there on a. In the way: of P7's latency 70% computing, "
         "20% links, 10% waiting; of P7's rate stage 1 (b), busy 90% of the time."
     ]
 
 
+def test_the_answer_says_what_would_help_most_and_what_would_not(make_summary):
+    summary = by_hand(make_summary, {0: (0.2, 40.0), 7: (0.1, 120.0), 19: (0.125, 80.0)})
+    split = summary[summary["partition_point"] == 7]
+    (told,) = told_of(split.assign(hop0_transfer_s=0.01, return_transfer_s=0.0))  # 40 + 10 + 50 ms
+    assert told.endswith(
+        "What would help most, computed from the measured parts: latency 25 % less with b twice as fast; throughput "
+        "25 % more with b twice as fast; nothing from a twice as fast or a link twice as fast or one more in flight."
+    )
+    rates = {"hop0_forward_before_bit_s": 1e6, "hop0_payload_bytes": 1e6}
+    (told,) = told_of(split.assign(hop0_transfer_s=0.11, return_transfer_s=0.0, **rates))
+    assert "throughput 51 % more with a link twice as fast; nothing from a twice as fast or b " in told
+
+
 def test_the_answer_is_no_split_where_one_device_is_better_and_each_objective_may_have_its_own(make_summary):
     summary = by_hand(make_summary, {0: (0.2, 40.0), 7: (0.1, 120.0), 19: (0.05, 80.0)})
     (told,) = told_of(summary)
-    assert "Lowest latency: P19, which is no split but all of it on a, 50 ms (50 to 50)" in told
+    assert "lowest latency: P19, which is no split but all of it on a, 50 ms (50 to 50)" in told
     assert "Most images: P7, 120 img/s" in told
     assert "Against everything on one device: throughput 50.0 % more (50.0 to 50.0), there on a. In" in told
 
@@ -362,7 +374,7 @@ def test_the_answer_is_silent_of_what_the_trials_do_not_tell(make_summary):
     summary = by_hand(make_summary, {0: (0.2, 40.0), 7: (0.1, 120.0), 19: (0.125, 80.0)})
     split = summary[summary["partition_point"] == 7].drop(columns=["efficiency", "bottleneck", "queue_s", "transfer_s"])
     (told,) = told_of(split.drop(columns="compute_s"))
-    assert "Against" not in told and "In the way" not in told and told.startswith("mobilenet_v2: Lowest latency and")
+    assert "Against" not in told and "In the way" not in told and told.startswith("mobilenet_v2: lowest latency and")
     (once,) = told_of(summary[summary["repeat"] == 0])
     assert "P7, 100 ms and 120 img/s, how surely is not known, as nothing was repeated." in once
     assert "latency 20.0 % less (not repeated: by how much is not known)" in once
@@ -374,7 +386,7 @@ def test_the_answer_is_silent_of_what_the_trials_do_not_tell(make_summary):
 def test_the_answer_prefers_what_is_on_the_front_among_what_is_as_good_and_counts_the_others(make_summary):
     summary = by_hand(make_summary, {0: (0.2, 40.0), 7: (0.1005, 120.0), 19: (0.1, 80.0)})
     (told,) = told_of(summary)
-    assert told.startswith("mobilenet_v2: Lowest latency and most images: P7, 100.5 ms")
+    assert told.startswith("mobilenet_v2: lowest latency and most images: P7, 100.5 ms")
     (told,) = told_of(by_hand(make_summary, {0: (0.1, 120.0), 7: (0.1, 120.0), 19: (0.1, 120.0)}))
     assert "not told from 2 other points" in told
     summary = pd.concat([summary, summary.assign(backend="rpc", latency_s=summary["latency_s"] * 1.5)])

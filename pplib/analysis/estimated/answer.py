@@ -106,7 +106,7 @@ def answers(summary: pd.DataFrame, aims: Aims, resamples: int = 2000, seed: int 
         if not any(point.count for point in one.points):
             continue
         others = [key for key in CONFIGURATION_KEYS if key not in GIVEN_KEYS]
-        named = summary.reindex(columns=["device_names"])[_same(summary, one.keys)]["device_names"]
+        named = trials_of(summary, one.keys).reindex(columns=["device_names"])["device_names"]
         devices = next((name.split(" + ") for name in named if isinstance(name, str)), [])
         found.append(
             Answer(
@@ -185,9 +185,10 @@ def _interval(value: float, drawn: Numbers, known: bool) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def _same(summary: pd.DataFrame, keys: Mapping[str, Any]) -> pd.Series[bool]:
-    """The trials of a model over a link."""
-    return (summary[GIVEN_KEYS].astype("str") == pd.Series({key: str(keys[key]) for key in GIVEN_KEYS})).all(axis=1)
+def trials_of(summary: pd.DataFrame, given: Mapping[str, Any]) -> pd.DataFrame:
+    """The trials of one model over one link: those that have these `GIVEN_KEYS`."""
+    wanted = pd.Series({key: str(given[key]) for key in GIVEN_KEYS})
+    return summary[(summary[GIVEN_KEYS].astype("str") == wanted).all(axis=1)]
 
 
 def _on_one_device(summary: pd.DataFrame) -> dict[str, int]:

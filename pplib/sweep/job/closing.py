@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from pplib.analysis.estimated.answer import answers
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import UNDECIDED, front_probability, ties, with_fronts
 from pplib.analysis.estimated.within_limits import within_limits
@@ -16,7 +15,7 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import OBJECTIVES, quantity
 from pplib.links import UNSHAPED
 from pplib.objectives import Aims
-from pplib.view.words.answer import answer_lines, best_words, where_words
+from pplib.view.words.answer import answer_sentences, best_words, where_words
 from pplib.view.words.differences import in_words
 from pplib.view.words.disturbed import disturbed_words
 from pplib.view.words.fidelity import fidelity_words
@@ -42,7 +41,8 @@ def closing_lines(summary: pd.DataFrame, aims: Aims | None = None) -> list[str]:
     alike = ties(summary, objectives, indifference=indifference)
     tied = {point_name(row): row["tied_with"] for row in alike.to_dict("records")}
     lines = [f"note:    {one}" for one in (*lacking, energy_words(summary, aims.directions)) if one]
-    lines += [f"answer:  {one}" for one in answer_lines(answers(summary, aims), indifference)]
+    for first, *more_said in answer_sentences(summary, aims):
+        lines += [f"answer:  {first}", *(f"         {one}" for one in more_said)]
     if aims.limits:
         lines += [f"limits:  {line}" for line in limit_lines(within_limits(summary, aims), aims)]
     lines += _overall(summary, points, aims)

@@ -6,23 +6,32 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pplib.analysis.estimated.answer import Answer, Choice
+import pandas as pd
+
+from pplib.analysis.estimated.answer import Answer, Choice, answers, trials_of
 from pplib.columns import quantity
 from pplib.links import UNSHAPED
+from pplib.objectives import Aims
+from pplib.planner.what_if import DEPTH, LINK, Change, changes_that_help
 from pplib.view.words.differences import difference_words, in_words
 
 BEST = {"latency_s": "lowest latency", "throughput_img_s": "most images"}
 """Others are told by their own names."""
 
 
-def answer_lines(found: Sequence[Answer], indifference: float) -> list[str]:
-    """A paragraph for each model and link.
+def answer_sentences(summary: pd.DataFrame, aims: Aims) -> list[list[str]]:
+    """Sentences for each model and link; what the trials do not tell is not in them.
 
     Args:
-        found: see `answers`.
-        indifference: what difference does not matter, as a share.
+        summary: one row per trial, the columns of `summary.csv`.
+        aims: objectives that the trials have, see `Aims.known`.
     """
-    return [f"{where_words(one.given)}: {' '.join(_sentences(one, indifference))}" for one in found]
+    found = []
+    for one in answers(summary, aims):
+        changes = changes_that_help(trials_of(summary, one.given), aims.objectives)
+        first, *rest = [*_sentences(one, aims.indifference), *_helping(changes, one, aims)]
+        found.append([f"{where_words(one.given)}: {first[0].lower()}{first[1:]}", *rest])
+    return found
 
 
 def where_words(given: Mapping[str, Any]) -> str:
@@ -98,3 +107,32 @@ def _in_the_way(choice: Choice, one: Answer) -> str:
     if choice.objective == "latency_s" and choice.shares:
         return f"of {label}'s latency " + ", ".join(f"{share:.0%} {word}" for word, share in choice.shares.items())
     return ""
+
+
+def _helping(changes: Sequence[Change], one: Answer, aims: Aims) -> Iterator[str]:
+    """The change that would bring most for each objective, and those that would bring nothing."""
+    told = []
+    for name, way in aims.objectives.items():
+        most = max(changes, key=lambda each: each.gains.get(name, 0.0), default=None)
+        if most is not None and most.gains.get(name, 0.0) > 1 + aims.indifference:
+            told.append(f"{quantity(name).name} {_times(name, way, most.gains[name])} with {_change(most, one)}")
+    vain = [_change(each, one) for each in changes if max(each.gains.values(), default=0.0) <= 1 + aims.indifference]
+    if vain:
+        told.append(f"nothing from {' or '.join(vain)}")
+    if told:
+        yield f"What would help most, computed from the measured parts: {'; '.join(told)}."
+
+
+def _change(change: Change, one: Answer) -> str:
+    if change.part == DEPTH:
+        return "one more in flight"
+    return f"{'a link' if change.part == LINK else _device(int(change.part), one)} twice as fast"
+
+
+def _times(name: str, way: str, gain: float) -> str:
+    """By how much.
+
+    >>> _times("latency_s", "min", 1.25), _times("throughput_img_s", "max", 1.5)
+    ('20 % less', '50 % more')
+    """
+    return f"{1 - 1 / gain:.0%} less".replace("%", " %") if way == "min" else f"{gain - 1:.0%} more".replace("%", " %")
