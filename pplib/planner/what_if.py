@@ -82,12 +82,13 @@ def _best(groups: list[PipelineTimes], known: Mapping[str, str]) -> dict[str, fl
 
 def _measured(summary: pd.DataFrame) -> Iterator[tuple[PipelineTimes, tuple[Array, Array]]]:
     """For each number of stages and depth, the mean parts of every point, and how much of hops and way back is wire."""
-    stages = [name for name in summary.columns if re.fullmatch(r"stage\d+_compute_s", str(name))]
-    hops = [f"hop{i}_transfer_s" for i in range(len(stages) - 1)]
-    if len(stages) < 2 or not {*hops, "return_transfer_s", "in_flight", "batch_size"} <= set(summary.columns):
-        return
-    ok = summary[summary["status"] == "ok"]
-    for (depth, batch), trials in ok.groupby(["in_flight", "batch_size"]):
+    keys = ["num_stages", "in_flight", "batch_size"]
+    for numbers, trials in summary[summary["status"] == "ok"].groupby(keys):
+        num_stages, depth, batch_size = (int(str(one)) for one in numbers)
+        stages = [f"stage{i}_compute_s" for i in range(num_stages)]
+        hops = [f"hop{i}_transfer_s" for i in range(num_stages - 1)]
+        if not {*stages, *hops, "return_transfer_s"} <= set(summary.columns):
+            continue
         points = trials.groupby(POINT_KEYS, dropna=False, sort=False)
         column = {
             name: numeric_column(trials, name, "the summary").groupby(points.ngroup()).mean().to_numpy()
@@ -99,7 +100,8 @@ def _measured(summary: pd.DataFrame) -> Iterator[tuple[PipelineTimes, tuple[Arra
         known = np.logical_and.reduce(told)
 
         def parts(names: list[str]) -> Array:
-            return np.stack([np.nan_to_num(column.get(name, zero)) for name in names], axis=1)[known]  # noqa: B023
+            found = np.stack([np.nan_to_num(column.get(name, zero)) for name in names], axis=1)  # noqa: B023
+            return np.asarray(found[known], dtype=np.float64)  # noqa: B023
 
         if not known.any():
             continue
@@ -113,8 +115,8 @@ def _measured(summary: pd.DataFrame) -> Iterator[tuple[PipelineTimes, tuple[Arra
             decode_s=parts([f"hop{i}_decode_s" for i in range(len(hops))]),
             return_busy_s=back,
             return_propagation_s=len(hops) * delay[known, None],
-            in_flight=int(depth),
-            batch_size=int(batch),
+            in_flight=depth,
+            batch_size=batch_size,
         )
         rates = parts([f"hop{i}_forward_before_bit_s" for i in range(len(hops))])
         payload = parts([f"hop{i}_payload_bytes" for i in range(len(hops))])

@@ -13,7 +13,12 @@ BOTH = {"latency_s": "min", "throughput_img_s": "max"}
 
 def trial(point, stage0, hop, stage1, back=0.0, depth=1, **more):
     """One trial of eight images a microbatch; seconds."""
-    keys = dict.fromkeys(POINT_KEYS, "x") | {"partition_label": f"P{point}", "in_flight": depth, "batch_size": 8}
+    keys = dict.fromkeys(POINT_KEYS, "x") | {
+        "partition_label": f"P{point}",
+        "in_flight": depth,
+        "batch_size": 8,
+        "num_stages": 2,
+    }
     parts = {"stage0_compute_s": stage0, "stage1_compute_s": stage1, "hop0_transfer_s": hop, "return_transfer_s": back}
     return {**keys, "status": "ok", **parts, **more}
 
