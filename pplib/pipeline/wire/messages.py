@@ -119,6 +119,16 @@ class Run(Message, frozen=True):
     timeout_s: float
 
 
+class TimeStage(Message, frozen=True):
+    """Run your stage alone, on inputs that you make up: `least` times, and on until `limit_s` have passed.
+
+    Answered by a trace with what computing took; the runs of before are forgotten.
+    """
+
+    least: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+    limit_s: Annotated[float, msgspec.Meta(ge=0, le=3600)]
+
+
 class TakeTrace(Message, frozen=True):
     """Tell what your stage saw in the last run; up to where it came, if that failed."""
 
@@ -138,23 +148,8 @@ class Stop(Message, frozen=True):
     """End the process."""
 
 
-Request = (
-    Describe
-    | Ping
-    | PutInputs
-    | HaveWeights
-    | PutWeights
-    | OpenHops
-    | OpenMeeting
-    | Probe
-    | CloseHops
-    | Prepare
-    | Run
-    | TakeTrace
-    | TakeOutputs
-    | Abort
-    | Stop
-)
+_Provided = Describe | Ping | PutInputs | HaveWeights | PutWeights | OpenHops | OpenMeeting | Probe | CloseHops
+Request = _Provided | Prepare | Run | TimeStage | TakeTrace | TakeOutputs | Abort | Stop
 
 
 class Description(Message, frozen=True):
