@@ -40,6 +40,8 @@ ROOMS = {
     "view": ({"", "analysis"}, ["layout", "words", "charts", ""]),
     "sweep": ({"", "model", "pipeline", "testbed", "analysis", "view"}, ["", "job"]),
     "compare": ({"", "analysis", "view", "sweep"}, [""]),
+    "planner": ({""}, [""]),
+    "plan": ({"", "model", "pipeline", "analysis", "testbed", "sweep", "planner"}, [""]),
 }
 COMMAND_LINES = {"devices/__main__.py": {"testbed"}, "cache/devices.py": {"testbed"}, "sweep/__main__.py": {"job"}}
 

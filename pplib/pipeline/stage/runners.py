@@ -27,6 +27,18 @@ class ExportedRunner:
         return self._out.laid_out(array if self._stage is None else self._stage(array)), 0
 
 
+class PausingRunner:
+    """Gives back its input as a stage gives its output, written anew after a while, and computes nothing."""
+
+    def __init__(self, pause_s: float) -> None:
+        self._pause_s = pause_s
+
+    def __call__(self, array: Array) -> tuple[Array, int]:
+        """See Runner."""
+        time.sleep(self._pause_s)
+        return array.copy(order="K"), 0
+
+
 def run_slowed(runner: Runner, array: Array, slowdown: float) -> tuple[Array, int, int, int]:
     """Run a stage once; what is left of `slowdown` times as long is slept.
 

@@ -120,13 +120,14 @@ class Run(Message, frozen=True):
 
 
 class TimeStage(Message, frozen=True):
-    """Run your stage alone, on inputs that you make up: `least` times, and on until `limit_s` have passed.
+    """Run your stage alone, on inputs that you make up: `warmup` times at once, then `count` times, after a pause each.
 
-    Answered by a trace with what computing took; the runs of before are forgotten.
+    Answered by a trace with what computing took, each time; a run of before is forgotten.
     """
 
-    least: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-    limit_s: Annotated[float, msgspec.Meta(ge=0, le=3600)]
+    warmup: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    pause_s: Annotated[float, msgspec.Meta(ge=0, le=60)]
 
 
 class TakeTrace(Message, frozen=True):

@@ -264,7 +264,7 @@ class Worker:
         try:
             with memory_for("a stage while it was timed"), monitor, standstill:
                 timing = self._loop = StageTiming(stage.runner, spec, self.settings.slowdown)
-                timing.run(request.least, request.limit_s)
+                timing.run(request.warmup, request.count, request.pause_s)
         finally:
             self._loop = None
         return trace_of(timing.trace, monitor, standstill)
