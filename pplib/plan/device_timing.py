@@ -22,8 +22,8 @@ from pplib.runtimes import runtime
 from pplib.sweep.experiment import Experiment
 
 PAUSE_S = 0.03  # before a run, as while other stages compute: a longer one changes little
-WARMUP, RUNS = 2, 3  # of one visit to a stage
-ROUNDS, LEAST_ROUNDS = 8, 3
+WARMUP, RUNS = 1, 2  # of one visit to a stage
+ROUNDS, LEAST_ROUNDS = 10, 3
 SECONDS = 45.0  # of each device: no more rounds are begun then, of devices that are slow
 CUTS = 5  # where anchors begin and end
 

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 # before it, and of what a stage takes as a stage about 0, by a usual unit.
 FACTOR_SD, STEP_SD, STAGE_SD = 0.3, 0.1, 0.3
 ALONE_SD = 0.05  # how far a unit alone is from all that
-LEAST_SD = 0.01  # no sum is better than that
+LEAST_SD = 0.02  # no sum is better than that
 _MEDIAN = 1.2533  # standard error of a median by that of a mean, of normal values
 
 
@@ -100,8 +100,8 @@ class StageTimes:
         return np.array([*parts, 1.0, self._bytes[first] + self._bytes[last]])
 
     def _fitted(self) -> tuple[Array, Array, Array]:
-        """The terms by least squares; their covariance; and how far each stage is from what fits all others, as a share,
-        without what that fit may be off.
+        """The terms by least squares; their covariance; and how far each stage is from what fits all others, as a share
+        of it, without what that fit may be off.
         """
         rows = np.array([self._row(*place) for place in self._places]) / self._level[:, None] * self._scale
         sd = np.hypot(self._noise, np.where(self._is_anchor, self.model_sd, ALONE_SD))
