@@ -86,8 +86,8 @@ def time_hops(experiment: Experiment, config: Configuration, coordinator: Coordi
 def unlike_sizes(sizes: Sequence[int], count: int) -> list[int]:
     """The places of at most so many sizes, the least and the largest among them, spread evenly over their logarithms.
 
-    >>> unlike_sizes([100, 100, 5, 50, 60, 10], 3)
-    [2, 3, 0]
+    >>> unlike_sizes([100, 100, 5, 50, 60, 12], 3)
+    [2, 5, 0]
     """
     places = {size: place for place, size in reversed(list(enumerate(sizes)))}
     known = np.array(sorted(places))

@@ -24,7 +24,9 @@ Array = NDArray[np.float64]
 # before it, and of what a stage takes as a stage about 0, by a usual unit.
 FACTOR_SD, STEP_SD, STAGE_SD = 0.3, 0.1, 0.3
 ALONE_SD = 0.05  # how far a unit alone is from all that
+LEAST_SHARE = 0.1  # of its time alone, what a unit takes at least in a longer stage
 LEAST_SD = 0.02  # no sum is better than that
+_STEPS = 10
 _MEDIAN = 1.2533  # standard error of a median by that of a mean, of normal values
 
 
@@ -56,18 +58,23 @@ class StageTimes:
         self._empty_s = [known[end, end][0] for end in (0, self._count)]
         self._places = [place for place in known if place[1] > place[0]]
         self._level = np.array([known[place][0] for place in self._places])
+        alone = np.array([known[i, i + 1][0] for i in range(self._count)])
         self._alone = np.array([known[i, i + 1][0] - known[i, i + 1][1].copy_s for i in range(self._count)])
         self._is_anchor = np.array([last > first + 1 for first, last in self._places])
         ends = {end for place, anchor in zip(self._places, self._is_anchor, strict=True) if anchor for end in place}
         self._cuts = sorted({0, self._count, *ends})
         rounds = np.array([len(known[place][1].rounds_s) for place in self._places])
         self._noise = _MEDIAN * self.spread / np.sqrt(rounds)
-        usual_s = float(np.mean([known[i, i + 1][0] for i in range(self._count)]))
+        usual_s = float(alone.mean())
         crossing = float(np.mean(self._bytes[:-1] + self._bytes[1:]))
         self._scale = np.array([1.0] * (len(self._cuts) - 1) + [usual_s, usual_s / crossing])
         self.model_sd = LEAST_SD
-        for _ in range(2):  # the error of the model decides what an anchor weighs, and the weights decide that error
+        # What a unit takes beside its share as a stage, and what an anchor weighs, both are known from the terms, which
+        # they decide.
+        for _ in range(_STEPS):
             self._terms, self._covariance, off = self._fitted()
+            as_stage_s = self._terms[-2] + self._terms[-1] * (self._bytes[:-1] + self._bytes[1:])
+            self._alone = np.maximum(alone - as_stage_s, LEAST_SHARE * alone)
             off = (off**2 - self._noise**2)[self._is_anchor]
             self.model_sd = max(LEAST_SD, float(np.sqrt(max(0.0, off.mean())))) if len(off) else ALONE_SD
 
