@@ -56,6 +56,7 @@ class DeviceTiming:
         self._plans = dict[Border, PipelinePlan]()
         self._seen = dict[Border, _Seen]()
         self._visits = list[m.Trace]()
+        self._sent = set[str]()
         self._draw = random.Random(f"{config.seed}-{worker.name}")
 
     @property
@@ -105,8 +106,9 @@ class DeviceTiming:
     def _visit(self, border: Border, warmup: int, count: int) -> m.Trace:
         if border not in self._plans:
             self._plans[border] = stage_plan(self._experiment, self._config, border, self._runtime)
-            for file in self._experiment.maker.files.values():
-                send_weights(self.worker, file)
+            for sha256 in self._experiment.maker.files.keys() - self._sent:
+                send_weights(self.worker, self._experiment.maker.files[sha256])
+                self._sent.add(sha256)
         prepare = m.Prepare(plan=self._plans[border], stage_index=0)
         self._held_bytes = self.worker.expect(prepare, m.Prepared, limits.BUILD_STAGE_S).param_bytes
         request = m.TimeStage(warmup=warmup, count=count, pause_s=PAUSE_S)

@@ -65,7 +65,7 @@ def profile_grid(
             with workers_up(testbed, backends, shaped, loading_torch(mine, testbed.names)) as session:
                 session.set_link(UNSHAPED)
                 for config in mine:
-                    experiment = _prepared(config, experiments)
+                    experiment = dataclasses.replace(_prepared(config, experiments), config=config, testbed=testbed)
                     with session.pipeline(config.num_stages) as coordinator:
                         for one in _profiled(config, experiment, session, coordinator, fresh, done):
                             done.add(one.path)
@@ -79,7 +79,7 @@ def _prepared(config: Configuration, experiments: dict[object, Experiment]) -> E
         plain = msgspec.structs.replace(config, partition_points="even", num_images=2 * config.batch_size)
         experiments.clear()  # never two models in memory
         experiments[key] = prepare(plain, progress=False, prove=False)
-    return dataclasses.replace(experiments[key], config=config)
+    return experiments[key]
 
 
 def _profiled(
