@@ -12,6 +12,7 @@ import numpy as np
 
 from pplib import limits
 from pplib.config import Configuration
+from pplib.devices import Device
 from pplib.pipeline.coordinator.client import WorkerClient
 from pplib.pipeline.coordinator.weights_sending import send_weights
 from pplib.pipeline.monitor.disturbance import disturbance
@@ -25,6 +26,7 @@ PAUSE_S = 0.03  # before a run, as while other stages compute: a longer one chan
 WARMUP, RUNS = 1, 2  # of one visit to a stage
 ROUNDS, LEAST_ROUNDS = 10, 3
 SECONDS = 45.0  # of each device: no more rounds are begun then, of devices that are slow
+LEAST_HAD = 0.9  # of the time that stages take, with a core to themselves
 CUTS = 5  # where anchors begin and end
 
 Border = tuple[int, int]
@@ -47,11 +49,14 @@ class DeviceTiming:
         experiment: the model.
         config: whose precision and `optimize`.
         worker: the device's.
+        device: as the user's file has it.
         name: of the runtime.
     """
 
-    def __init__(self, experiment: Experiment, config: Configuration, worker: WorkerClient, name: str) -> None:
-        self.worker, self._runtime = worker, name
+    def __init__(
+        self, experiment: Experiment, config: Configuration, worker: WorkerClient, device: Device, name: str
+    ) -> None:
+        self.worker, self._device, self._runtime = worker, device, name
         self._experiment, self._config = experiment, config
         self._plans = dict[Border, PipelinePlan]()
         self._seen = dict[Border, _Seen]()
@@ -62,7 +67,12 @@ class DeviceTiming:
     @property
     def notes(self) -> list[str]:
         """What disturbed the device, each thing once."""
-        return sorted({words for one in self._visits if (words := disturbance(one.usage))})
+        found = sorted({words for one in self._visits if (words := disturbance(one.usage))})
+        ran_s = sum((one.usage.process_cpu_fraction or 0.0) * (one.usage.duration_s or 0.0) for one in self._visits)
+        had = ran_s * self._device.slowdown / max(1e-9, sum(_busy_s(one) for one in self._visits))
+        if self._device.torch_device == "cpu" and 0 < had < LEAST_HAD:
+            found.append(f"its stages had a core for {had:.0%} of their time only: other programs ran")
+        return found
 
     @property
     def powers_w(self) -> tuple[float, float] | None:

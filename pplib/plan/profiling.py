@@ -96,7 +96,8 @@ def _profiled(
     ends = [(_asked(one), _found(two)) for one, two in zip(experiment.testbed.devices, told, strict=False)]
     model = _model(config, experiment)
     timings = list[tuple[_Profile, DeviceTiming]]()
-    for (asked, found), worker, name in zip(ends, coordinator.workers, config.runtimes, strict=True):
+    devices = zip(ends, coordinator.workers, experiment.testbed.devices, strict=False)
+    for ((asked, found), worker, device), name in zip(devices, config.runtimes, strict=True):
         of = {**asked, **model, "runtime": name, "precision": config.precision, "optimize": config.optimize}
         on = {**found, "runtime_version": worker.description.runtimes[name]}
         one = _Profile(folder, worker.name, of, on)
@@ -104,7 +105,7 @@ def _profiled(
             if kept := None if fresh else find_profile(folder, DeviceProfile, one.name, of, on):
                 yield Profiled(kept, one.path, True)
             else:
-                timings.append((one, DeviceTiming(experiment, config, worker, name)))
+                timings.append((one, DeviceTiming(experiment, config, worker, device, name)))
     if timings:
         yield from _timed(timings, experiment)
     hops = [

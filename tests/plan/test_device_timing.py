@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import pplib.devices
 from pplib.config import Configuration
 from pplib.pipeline.monitor.usage import Usage
 from pplib.pipeline.wire import messages as m
@@ -20,8 +21,8 @@ COUNT = len(UNITS_S)
 class Device:
     """A worker on a clock that passes only while it computes; it grows slower from visit to visit."""
 
-    def __init__(self, name, clock, slowdown=1.0):
-        self.name, self._clock, self._slowdown = name, clock, slowdown
+    def __init__(self, name, clock, slowdown=1.0, had=1.0):
+        self.name, self._clock, self._slowdown, self.had = name, clock, slowdown, had
         self.visits, self.pauses_s = [], set()
 
     def expect(self, request, kind, timeout_s):
@@ -37,7 +38,12 @@ class Device:
             self._clock.now += taken_s * (100 if run < request.warmup and request.warmup == WARMUP else 1)
         ends = [*starts[1:], round(self._clock.now * 1e9)]
         moments = m.Moments(compute_start_ns=starts, compute_end_ns=ends, copy_ns=[5] * len(starts))
-        usage = Usage(duration_s=taken_s, resident_peak_bytes=10 + len(self.visits), throttled=self._slowdown > 5)
+        usage = Usage(
+            duration_s=(ends[-1] - starts[0]) * 1e-9,
+            process_cpu_fraction=self.had / self._slowdown,
+            resident_peak_bytes=10 + len(self.visits),
+            throttled=self._slowdown > 5,
+        )
         return m.Trace(moments=moments, payload_bytes=0, num_outputs=0, usage=usage)
 
 
@@ -60,7 +66,8 @@ class SimpleRequest:
 def timing(device):
     parts = SimpleNamespace(points=range(COUNT + 1))
     experiment = SimpleNamespace(partitioned=parts, maker=SimpleNamespace(files={}))
-    return DeviceTiming(experiment, Configuration(), device, "eager")
+    told = pplib.devices.Device(name=device.name, slowdown=device._slowdown)
+    return DeviceTiming(experiment, Configuration(), device, told, "eager")
 
 
 def test_every_stage_is_timed_once_a_round_in_orders_of_their_own_and_warm_ups_do_not_count(clock, monkeypatch):
@@ -93,6 +100,12 @@ def test_devices_of_one_machine_take_turns_and_no_round_is_begun_that_would_be_t
     assert took_s == pytest.approx(clock.now / 2)
     assert timings[0].notes == ["throttled"]
     assert timings[0].powers_w is None
+
+
+def test_a_device_whose_core_others_used_says_so(clock):
+    one = timing(Device("a", clock, slowdown=2.0, had=0.6))
+    time_in_turns([one])
+    assert one.notes == ["its stages had a core for 60% of their time only: other programs ran"]
 
 
 def test_anchors_begin_and_end_where_the_time_is_shared_out_evenly():

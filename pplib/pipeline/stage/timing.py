@@ -11,6 +11,7 @@ from pplib.pipeline.wire.messages import Moments
 from pplib.pipeline.wire.plan import TensorSpec
 from pplib.runtimes import Array
 
+_BLOCK = 10_007  # different values, again and again: to draw all of a large input would take longer than to time it
 INPUTS = 2  # arrays that a timing holds: what is given, and where a microbatch would be received
 
 
@@ -59,11 +60,11 @@ class StageTiming:
 
 def made_up(spec: TensorSpec) -> Array:
     """An input of a stage: floats from 0.5 to 2, so that none is denormal; integers and truth values are 0 or 1."""
-    draw, shape = np.random.default_rng(0), spec.shape
+    draw = np.random.default_rng(0)
     if spec.dtype == "bfloat16":  # 1 and a random fraction
-        values = draw.integers(0x3F80, 0x3FFF, shape, dtype=np.uint16)
+        block = draw.integers(0x3F80, 0x3FFF, _BLOCK, dtype=np.uint16)
     elif spec.array_dtype.kind == "f":
-        values = (draw.random(shape, dtype=np.float32) + np.float32(0.5)).astype(spec.array_dtype)
+        block = draw.uniform(0.5, 1.5, _BLOCK).astype(spec.array_dtype)
     else:
-        values = draw.integers(0, 2, shape).astype(spec.array_dtype)
-    return spec.laid_out(values)
+        block = draw.integers(0, 2, _BLOCK).astype(spec.array_dtype)
+    return spec.laid_out(np.resize(block, spec.shape))

@@ -262,9 +262,10 @@ class Worker:
         check_fits(INPUTS, spec)
         monitor, standstill = self._monitor(), Standstill()
         try:
-            with memory_for("a stage while it was timed"), monitor, standstill:
+            with memory_for("a stage while it was timed"):
                 timing = self._loop = StageTiming(stage.runner, spec, self.settings.slowdown)
-                timing.run(request.warmup, request.count, request.pause_s)
+                with monitor, standstill:
+                    timing.run(request.warmup, request.count, request.pause_s)
         finally:
             self._loop = None
         return trace_of(timing.trace, monitor, standstill)
