@@ -13,6 +13,7 @@ from pplib.errors import TransportError, WorkerError
 from pplib.pipeline.coordinator.client import WorkerClient
 from pplib.pipeline.coordinator.weights_sending import send_weights
 from pplib.pipeline.stage import runners
+from pplib.pipeline.stage.builder import StageBuilder
 from pplib.pipeline.stage.timing import StageTiming, made_up
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.plan import DTYPES, ExportedStage, TensorSpec
@@ -135,3 +136,17 @@ def test_a_worker_that_has_no_stage_or_not_the_memory_says_so(worker):
     worker.expect(m.Prepare(plan=plan, stage_index=0), m.Prepared, 60)
     with pytest.raises(WorkerError, match="asked about a run, but there was none"):
         worker.expect(m.TakeTrace(), m.Trace, 60)
+
+
+def test_a_stage_that_only_rests_gives_a_copy_in_the_layout_of_its_input(monkeypatch):
+    clock, given = Clock(monkeypatch), made_up(SPEC)
+    runner, held_bytes = StageBuilder("cpu", 1)._opened(
+        ExportedStage("eager", "float32", b"", "0" * 64, 0, pause_s=0.25), SPEC
+    )
+    begun_ns = clock.now_ns
+    output, copied = runner(given)
+    assert (clock.now_ns - begun_ns, held_bytes, copied) == (250_000_000, 0, 0)
+    assert (output == given).all()
+    assert output is not given
+    assert not np.shares_memory(output, given)
+    assert SPEC.is_laid_out(output)
