@@ -22,7 +22,7 @@ from pplib.plan.device_timing import DeviceTiming, time_in_turns
 from pplib.plan.hop_timing import HopTimes, time_hops
 from pplib.planner.device_profile import DeviceProfile
 from pplib.planner.hop_profile import HopProfile
-from pplib.planner.kept import find_profile, keep_profile, profile_path
+from pplib.planner.kept import P, find_profile, keep_profile, profile_path, read_profile
 from pplib.runtimes import check_offered
 from pplib.sweep.experiment import Experiment, prepare
 from pplib.testbed.session import Session, workers_up
@@ -67,7 +67,9 @@ def profile_grid(
                 for config in mine:
                     experiment = dataclasses.replace(_prepared(config, experiments), config=config, testbed=testbed)
                     with session.pipeline(config.num_stages) as coordinator:
-                        for one in _profiled(config, experiment, session, coordinator, fresh, done):
+                        devices_of = _devices_profiled(config, experiment, coordinator, fresh, done)
+                        hops_of = _hops_profiled(config, experiment, session, coordinator, fresh, done)
+                        for one in itertools.chain(devices_of, hops_of):
                             done.add(one.path)
                             yield one
 
@@ -82,57 +84,9 @@ def _prepared(config: Configuration, experiments: dict[object, Experiment]) -> E
     return experiments[key]
 
 
-def _profiled(
-    config: Configuration,
-    experiment: Experiment,
-    session: Session,
-    coordinator: Coordinator,
-    fresh: bool,
-    done: set[Path],
-) -> Iterator[Profiled]:
-    folder = project_path(config.output_dir) / FOLDER
-    told = [worker.description for worker in coordinator.workers]
-    check_offered(config.runtime, [(one.name, one.runtimes, one.unfit) for one in told])
-    ends = [(_asked(one), _found(two)) for one, two in zip(experiment.testbed.devices, told, strict=False)]
-    model = _model(config, experiment)
-    timings = list[tuple[_Profile, DeviceTiming]]()
-    devices = zip(ends, coordinator.workers, experiment.testbed.devices, strict=False)
-    for ((asked, found), worker, device), name in zip(devices, config.runtimes, strict=True):
-        of = {**asked, **model, "runtime": name, "precision": config.precision, "optimize": config.optimize}
-        on = {**found, "runtime_version": worker.description.runtimes[name]}
-        one = _Profile(folder, worker.name, of, on)
-        if one.path not in done and one.path not in [other.path for other, _ in timings]:
-            if kept := None if fresh else find_profile(folder, DeviceProfile, one.name, of, on):
-                yield Profiled(kept, one.path, True)
-            else:
-                timings.append((one, DeviceTiming(experiment, config, worker, device, name)))
-    if timings:
-        yield from _timed(timings, experiment)
-    hops = [
-        _Profile(
-            folder,
-            f"{here['name']}-{there['name']}",
-            {"from": here, "to": there, **model, **_way(config, session, hop)},
-            {"from": found, "to": others},
-        )
-        for hop, ((here, found), (there, others)) in enumerate(itertools.pairwise(ends))
-    ]
-    kept_hops = [None if fresh else find_profile(folder, HopProfile, one.name, one.asked, one.found) for one in hops]
-    missing = [one is None and hop.path not in done for hop, one in zip(hops, kept_hops, strict=True)]
-    began, times, took_s = wall_clock(), list[HopTimes](), 0.0
-    if any(missing):
-        times, took_s = time_hops(experiment, config, coordinator)
-    for i, one in enumerate(hops):
-        if missing[i]:
-            hop_profile = _hop_profile(one, times[i], began, took_s / len(hops))
-            yield Profiled(hop_profile, keep_profile(folder, hop_profile), False)
-        elif (there := kept_hops[i]) and one.path not in done:
-            yield Profiled(there, one.path, True)
-
-
 @dataclasses.dataclass(frozen=True)
-class _Profile:
-    """What a profile is to be of."""
+class _Wanted:
+    """What a profile is to be of; see `Kept`."""
 
     folder: Path
     name: str
@@ -143,8 +97,71 @@ class _Profile:
     def path(self) -> Path:
         return profile_path(self.folder, self.name, self.asked, self.found)
 
+    def kept(self, kind: type[P], fresh: bool) -> P | None:
+        """What is there and fits; where it is to be measured again nothing, but what is there must be a profile."""
+        if not fresh:
+            return find_profile(self.folder, kind, self.name, self.asked, self.found)
+        if self.path.exists():
+            read_profile(self.path, kind)
+        return None
 
-def _timed(timings: list[tuple[_Profile, DeviceTiming]], experiment: Experiment) -> Iterator[Profiled]:
+
+def _devices_profiled(
+    config: Configuration, experiment: Experiment, coordinator: Coordinator, fresh: bool, done: set[Path]
+) -> Iterator[Profiled]:
+    told = [worker.description for worker in coordinator.workers]
+    check_offered(config.runtime, [(one.name, one.runtimes, one.unfit) for one in told])
+    timings = dict[Path, tuple[_Wanted, DeviceTiming]]()
+    devices = zip(experiment.testbed.devices, coordinator.workers, config.runtimes, strict=False)
+    for device, worker, name in devices:
+        of = {"runtime": name, "precision": config.precision, "optimize": config.optimize}
+        one = _Wanted(
+            project_path(config.output_dir) / FOLDER,
+            device.name,
+            {**_asked(device), **_model(config, experiment), **of},
+            {**_found(worker.description), "runtime_version": worker.description.runtimes[name]},
+        )
+        if one.path in done:
+            continue
+        if kept := one.kept(DeviceProfile, fresh):
+            yield Profiled(kept, one.path, True)
+        else:
+            timings[one.path] = one, DeviceTiming(experiment, config, worker, device, name)
+    if timings:
+        yield from _timed(list(timings.values()), experiment)
+
+
+def _hops_profiled(
+    config: Configuration,
+    experiment: Experiment,
+    session: Session,
+    coordinator: Coordinator,
+    fresh: bool,
+    done: set[Path],
+) -> Iterator[Profiled]:
+    pairs = zip(experiment.testbed.devices, coordinator.workers, strict=False)
+    ends = [(device, _found(worker.description)) for device, worker in pairs]
+    hops = [
+        _Wanted(
+            project_path(config.output_dir) / FOLDER,
+            f"{here.name}-{there.name}",
+            {"from": _asked(here), "to": _asked(there), **_model(config, experiment), **_way(config, session, hop)},
+            {"from": found, "to": others},
+        )
+        for hop, ((here, found), (there, others)) in enumerate(itertools.pairwise(ends))
+    ]
+    kept = [None if one.path in done else one.kept(HopProfile, fresh) for one in hops]
+    missing = [i for i, one in enumerate(hops) if kept[i] is None and one.path not in done]
+    yield from (Profiled(there, one.path, True) for one, there in zip(hops, kept, strict=True) if there)
+    if missing:
+        began = wall_clock()
+        times, took_s = time_hops(experiment, config, coordinator)
+        for i in missing:
+            profile = _hop_profile(hops[i], times[i], began, took_s / len(hops))
+            yield Profiled(profile, keep_profile(hops[i].folder, profile), False)
+
+
+def _timed(timings: list[tuple[_Wanted, DeviceTiming]], experiment: Experiment) -> Iterator[Profiled]:
     """Devices of one machine take turns, machines work at the same time."""
     began, machines = wall_clock(), dict[str, list[DeviceTiming]]()
     for _, timing in timings:
@@ -168,7 +185,7 @@ def _timed(timings: list[tuple[_Profile, DeviceTiming]], experiment: Experiment)
         yield Profiled(profile, keep_profile(one.folder, profile), False)
 
 
-def _hop_profile(one: _Profile, times: HopTimes, began: str, took_s: float) -> HopProfile:
+def _hop_profile(one: _Wanted, times: HopTimes, began: str, took_s: float) -> HopProfile:
     transfer, back = times.line("transfer"), times.line("back")
     if transfer is None or back is None:
         raise TrialError(f"{one.name}: its messages took no time, expected more than 0: its clock is wrong")

@@ -112,6 +112,13 @@ def test_a_device_that_changed_is_refused_until_it_is_measured_again(folder, cap
     assert all("took" in line for line in lines)
     assert read_profile(changed, DeviceProfile) == other
     assert path.exists()
+    path.write_bytes(b"{")
+    for again in ([], ["--fresh"]):
+        status, lines, error = profile(capsys, *again)
+        assert status == 1
+        assert not any("took" in line for line in lines), "before anything is measured"
+        assert f"{path}: not a profile" in error
+        assert path.read_bytes() == b"{"
 
 
 def test_bad_grids_are_told_before_anything_starts(folder, capsys):
