@@ -120,6 +120,7 @@ class Fuzzer:
                 m.PutWeights(sha256="0" * 64, offset=0, count=rng.choice([10, 2**62])),
                 m.HaveWeights(sha256="f" * 64, num_bytes=64),
                 m.Run(trial=1, plan_digest="x", slots=(1, 2**31), most=2**31, least=0, limit_s=None, timeout_s=0.5),
+                m.TimeStage(warmup=0, count=1, pause_s=0.0),
                 m.TakeTrace(),
                 m.TakeOutputs(offset=2**62, count=1),
                 m.CloseHops(),

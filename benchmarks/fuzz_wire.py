@@ -90,6 +90,7 @@ def requests() -> list[m.Request]:
                 window_s=1.0, ahead_bytes=None, timeout_s=9.0),
         m.Prepare(plan=plan(), stage_index=1),
         m.Run(trial=1, slots=(2, 2), plan_digest="x", most=9, least=1, limit_s=None, timeout_s=9.0),
+        m.TimeStage(warmup=1, count=2, pause_s=0.1),
         m.TakeOutputs(offset=0, count=9),
     ]  # fmt: skip
 

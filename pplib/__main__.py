@@ -1,4 +1,4 @@
-"""The one command: `paretopipe sweep|check|setup|compare|trace|cache|clean|lab`, the same as `python -m pplib ...`."""
+"""The one command: `paretopipe sweep`, `plan`, `check`, `setup` and so on; the same as `python -m pplib ...`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": ("pplib.sweep.job.command", [], "GRID.yaml: measure what a grid has not yet, and write its report"),
     "check": ("pplib.devices.__main__", ["check"], "DEVICES.yaml: what is wrong with the devices, and what to do"),
     "setup": ("pplib.devices.__main__", ["setup"], "DEVICES.yaml: bring devices from a fresh system to ready"),
+    "plan": ("pplib.plan.__main__", [], "profile GRID.yaml: what its devices and hops take, to predict cuts from"),
     "compare": ("pplib.compare.__main__", [], "RUN RUN [...]: results side by side: does one confirm the other?"),
     "trace": ("pplib.view.trace", [], "TRIAL.json: a trial's timeline as a file that Perfetto opens"),
     "cache": ("pplib.cache.__main__", ["show"], "[--devices DEVICES.yaml]: the weights that are kept, here or there"),

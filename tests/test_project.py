@@ -42,6 +42,7 @@ ROOMS = {
     "view": ({"", "analysis", "planner"}, ["layout", "words", "charts", "", "sections"]),
     "sweep": ({"", "model", "pipeline", "testbed", "analysis", "planner", "view"}, ["", "job"]),
     "compare": ({"", "analysis", "view", "sweep"}, [""]),
+    "plan": ({"", "model", "pipeline", "analysis", "testbed", "sweep", "planner"}, [""]),
 }
 COMMAND_LINES = {"devices/__main__.py": {"testbed"}, "cache/devices.py": {"testbed"}, "sweep/__main__.py": {"job"}}
 

@@ -82,9 +82,21 @@ class StageMaker:
         stages = self._partitioned.stages(points) if modules is None else modules
         borders = itertools.pairwise((0, *points, len(self._partitioned.points) - 1))
         return tuple(
-            self._described(stage) if runtime(name).FORM == "operations" else self._cut(name, precision, *border)
+            self.between(*border, name, precision, stage)
             for stage, border, name in zip(stages, borders, runtimes, strict=True)
         )
+
+    def between(
+        self, first: int, last: int, name: str, precision: Precision, module: nn.Module | None = None
+    ) -> StageForm:
+        """The units after point `first` up to point `last`, for one runtime; `module`: the same, where it is there.
+
+        Raises:
+            ModelError: it cannot be described or exported.
+        """
+        if runtime(name).FORM == "operations":
+            return self._described(self._partitioned.between(first, last) if module is None else module)
+        return self._cut(name, precision, first, last)
 
     @functools.cached_property
     def _ranges(self) -> list[Range | None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pplib.errors import ModelError, WorkerError
 from pplib.model.weights.stored import verified_weights
 from pplib.pipeline.process.memory import memory_for
-from pplib.pipeline.stage.runners import ExportedRunner, Runner
+from pplib.pipeline.stage.runners import ExportedRunner, PausingRunner, Runner
 from pplib.pipeline.wire.plan import ExportedStage, PipelinePlan, TensorSpec
 from pplib.runtimes import EAGER, Place, missing, runtime
 
@@ -61,7 +61,7 @@ class StageBuilder:
     def _opened(self, stage: ExportedStage, out: TensorSpec) -> tuple[Runner, int]:
         """A graph of another runtime."""
         if not stage.graph:
-            return ExportedRunner(None, out), 0
+            return (PausingRunner(stage.pause_s) if stage.pause_s else ExportedRunner(None, out)), 0
         weights = verified_weights(stage.weights_sha256)
         place = Place(self._threads, self._device, stage.precision)
         opened = runtime(stage.runtime).open_stage(stage.graph, weights.path.parent, place)

@@ -17,7 +17,7 @@ from pplib.pipeline.hops.contract import Hops
 from pplib.pipeline.process.memory import memory_for
 from pplib.pipeline.process.threads import Companion
 from pplib.pipeline.stage.length import Length
-from pplib.pipeline.stage.runners import Runner
+from pplib.pipeline.stage.runners import Runner, run_slowed
 from pplib.pipeline.wire.codecs import Codec
 from pplib.pipeline.wire.connection import Deadline
 from pplib.pipeline.wire.messages import Moments
@@ -245,11 +245,7 @@ class StageLoop:
         trace = self.trace
         for seq in itertools.count():
             array, slot, last = self._next(seq)
-            start = time.monotonic_ns()
-            output, copied = self._runner(array)
-            if self._slowdown > 1:
-                time.sleep((self._slowdown - 1) * (time.monotonic_ns() - start) * 1e-9)
-            end = time.monotonic_ns()
+            output, copied, start, end = run_slowed(self._runner, array, self._slowdown)
             trace.compute_start_ns.append(start)
             trace.compute_end_ns.append(end)
             trace.copy_ns.append(copied)

@@ -119,6 +119,17 @@ class Run(Message, frozen=True):
     timeout_s: float
 
 
+class TimeStage(Message, frozen=True):
+    """Run your stage alone, on inputs that you make up: `warmup` times at once, then `count` times, after a pause each.
+
+    Answered by a trace with what computing took, each time; a run of before is forgotten.
+    """
+
+    warmup: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    pause_s: Annotated[float, msgspec.Meta(ge=0, le=60)]
+
+
 class TakeTrace(Message, frozen=True):
     """Tell what your stage saw in the last run; up to where it came, if that failed."""
 
@@ -138,23 +149,8 @@ class Stop(Message, frozen=True):
     """End the process."""
 
 
-Request = (
-    Describe
-    | Ping
-    | PutInputs
-    | HaveWeights
-    | PutWeights
-    | OpenHops
-    | OpenMeeting
-    | Probe
-    | CloseHops
-    | Prepare
-    | Run
-    | TakeTrace
-    | TakeOutputs
-    | Abort
-    | Stop
-)
+_Provided = Describe | Ping | PutInputs | HaveWeights | PutWeights | OpenHops | OpenMeeting | Probe | CloseHops
+Request = _Provided | Prepare | Run | TimeStage | TakeTrace | TakeOutputs | Abort | Stop
 
 
 class Description(Message, frozen=True):

@@ -89,8 +89,8 @@ class ExportedStage(msgspec.Struct, frozen=True, tag="exported", forbid_unknown_
     """A stage as a graph that a runtime other than eager PyTorch executes.
 
     `graph` is in the form of its runtime, with large tensors in the file of weights with that hash; empty where the
-    stage is: it then gives back its input. `precision` is of its arithmetic, `param_bytes` what its tensors take,
-    wherever they are.
+    stage is: it then gives back its input, or, `pause_s` after it came, a copy. `precision` is of its arithmetic,
+    `param_bytes` what its tensors take, wherever they are.
     """
 
     runtime: str
@@ -98,6 +98,7 @@ class ExportedStage(msgspec.Struct, frozen=True, tag="exported", forbid_unknown_
     graph: bytes
     weights_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     param_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    pause_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
 
 
 StageForm = StageDescription | ExportedStage

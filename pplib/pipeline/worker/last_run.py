@@ -9,6 +9,21 @@ from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.plan import TensorSpec
 
 
+def trace_of(
+    seen: m.Moments, monitor: Monitor, standstill: Standstill, payload_bytes: int = 0, num_outputs: int = 0
+) -> m.Trace:
+    """What one stage saw and used, both of which have ended."""
+    pairs = zip(seen.compute_start_ns, seen.compute_end_ns, strict=False)
+    busy_s = sum(end - start for start, end in pairs) * 1e-9
+    return m.Trace(
+        moments=seen,
+        payload_bytes=payload_bytes,
+        num_outputs=num_outputs,
+        usage=monitor.usage(busy_s),
+        stood_still_s=standstill.longest_s,
+    )
+
+
 class LastRun:
     """The trace, the usage, and on the last stage every output of one run that has ended."""
 
@@ -20,16 +35,8 @@ class LastRun:
 
     def trace(self) -> m.Trace:
         """What the stage saw."""
-        seen = self._loop.trace
-        pairs = zip(seen.compute_start_ns, seen.compute_end_ns, strict=False)
-        busy_s = sum(end - start for start, end in pairs) * 1e-9
-        return m.Trace(
-            moments=seen,
-            payload_bytes=self._loop.payload_bytes(self._payload_bytes),
-            num_outputs=len(self._loop.outputs),
-            usage=self._monitor.usage(busy_s),
-            stood_still_s=self._standstill.longest_s,
-        )
+        payload_bytes = self._loop.payload_bytes(self._payload_bytes)
+        return trace_of(self._loop.trace, self._monitor, self._standstill, payload_bytes, len(self._loop.outputs))
 
     def outputs(self, offset: int, count: int) -> m.Content:
         """`count` bytes of all outputs back to back, from `offset` on; fewer where they end."""

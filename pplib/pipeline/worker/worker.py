@@ -19,6 +19,7 @@ from pplib.pipeline.process.standstill import Standstill
 from pplib.pipeline.stage.builder import BuiltStage, StageBuilder
 from pplib.pipeline.stage.length import Length
 from pplib.pipeline.stage.loop import StageLoop
+from pplib.pipeline.stage.timing import INPUTS, StageTiming
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.codecs import codec_of
 from pplib.pipeline.wire.connection import Connection, Deadline, Endpoint, endpoint_of
@@ -27,7 +28,7 @@ from pplib.pipeline.wire.slow_peers import check_wait
 from pplib.pipeline.worker.control_port import ControlPort
 from pplib.pipeline.worker.data_port import DataPort
 from pplib.pipeline.worker.inputs import check_fits, receive_inputs
-from pplib.pipeline.worker.last_run import LastRun
+from pplib.pipeline.worker.last_run import LastRun, trace_of
 from pplib.pipeline.worker.link_probe import probe
 from pplib.pipeline.worker.ring import Ring
 from pplib.pipeline.worker.settings import WorkerSettings
@@ -53,7 +54,7 @@ class Worker:
         self._idle = threading.Lock()  # held while a request is being carried out
         self._stage: BuiltStage | None = None
         self._ring = Ring(settings, backends, self._data)
-        self._loop: StageLoop | None = None
+        self._loop: StageLoop | StageTiming | None = None
         self._ran: LastRun | None = None
         self._inputs: list[Array] = []
         self._heard_at, self.forgotten = time.monotonic(), False
@@ -203,6 +204,8 @@ class Worker:
             case m.Run():
                 self._run(request)
                 return m.Done()
+            case m.TimeStage():
+                return self._time(request)
             case m.TakeTrace():
                 return self._last_run().trace()
             case m.TakeOutputs():
@@ -236,15 +239,7 @@ class Worker:
             decoder=codec_of(plan, i - 1),
             encoder=codec_of(plan, i),
         )
-        settings = self.settings
-        monitor = Monitor(
-            interface=settings.interface,
-            torch_device=settings.torch_device,
-            idle_w=settings.idle_w,
-            busy_w=settings.busy_w,
-            emulated=settings.slowdown > 1,
-        )
-        standstill = Standstill()
+        monitor, standstill = self._monitor(), Standstill()
         try:
             with memory_for(f"stage {i} before it ran"), monitor, standstill:
                 length = Length(request.most, request.least, request.limit_s)
@@ -258,6 +253,27 @@ class Worker:
         finally:
             self._loop = None
             self._ran = LastRun(loop, hops.sender.payload_bytes, monitor, standstill, plan.tensors[-1])
+
+    def _time(self, request: m.TimeStage) -> m.Trace:
+        stage, self._ran = self._stage, None
+        if stage is None:
+            raise ProtocolError("asked to time a stage, but none is built")
+        spec = stage.plan.tensors[stage.stage_index]
+        check_fits(INPUTS, spec)
+        monitor, standstill = self._monitor(), Standstill()
+        try:
+            with memory_for("a stage while it was timed"):
+                timing = self._loop = StageTiming(stage.runner, spec, self.settings.slowdown)
+                with monitor, standstill:
+                    timing.run(request.warmup, request.count, request.pause_s)
+        finally:
+            self._loop = None
+        return trace_of(timing.trace, monitor, standstill)
+
+    def _monitor(self) -> Monitor:
+        told = self.settings
+        device, powers_w = told.torch_device, (told.idle_w, told.busy_w)
+        return Monitor(0.25, told.interface, device, *powers_w, emulated=told.slowdown > 1)
 
     def _last_run(self) -> LastRun:
         if self._ran is None:

@@ -1,0 +1,1 @@
+"""`paretopipe plan`: what is measured for a plan, on the devices themselves."""
