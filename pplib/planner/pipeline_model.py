@@ -116,6 +116,17 @@ def predict(
         )
 
 
+def periodic(in_flight: int) -> tuple[int, int]:
+    """How many microbatches to measure, and how many to let pass before, for the throughput of a long run.
+
+    What bounds it may let microbatches pass in bunches of `in_flight`: whole bunches are counted.
+
+    >>> periodic(2)
+    (17, 8)
+    """
+    return in_flight * max(4, 16 // in_flight) + 1, 4 * in_flight
+
+
 def pass_through(times: PipelineTimes, num_microbatches: int) -> Passage:
     """When microbatches pass, as `pplib.pipeline.stage.loop` lets them: all candidates at once.
 

@@ -11,14 +11,13 @@ import pandas as pd
 from pplib.errors import FrameError
 from pplib.links import UNSHAPED, Direction, LinkProfile
 from pplib.planner.hop_profile import HopProfile, Line
-from pplib.planner.pipeline_model import Array, PipelineTimes, part_names, predict
+from pplib.planner.pipeline_model import Array, PipelineTimes, part_names, periodic, predict
 from pplib.planner.stage_times import StageTimes
 from pplib.records import point_label
 
 PAYLOAD = 1448 / 1500
 """Of the bytes that a link carries, what TCP's payload is at most: a link's rate counts headers, too."""
 PREDICTED = ("latency_s", "response_s", "throughput_img_s")
-_MICROBATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def predict_cuts(
         if len(one) != num_stages - 1 or list(one) != sorted(one) or not all(0 <= point <= last for point in one):
             raise FrameError(f"points: expected {num_stages - 1} of 0 to {last}, in order, got {one}")
     times = _times(pipeline, np.asarray(points, dtype=np.int64).reshape(len(points), num_stages - 1), draws, seed)
-    found = predict(times, _MICROBATCHES)
+    found = predict(times, *periodic(pipeline.in_flight))
     shape = (len(points), draws + 1)
     table: dict[str, object] = {"partition_label": [point_label(list(one)) for one in points]}
     for name in PREDICTED:

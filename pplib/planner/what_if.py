@@ -11,7 +11,7 @@ import pandas as pd
 
 from pplib.analysis.repeats import POINT_KEYS
 from pplib.analysis.required_columns import numeric_column
-from pplib.planner.pipeline_model import Array, PipelineTimes, predict
+from pplib.planner.pipeline_model import Array, PipelineTimes, periodic, predict
 
 FASTER = 2.0
 """How many times as fast a part is thought to be; in words, twice."""
@@ -71,7 +71,7 @@ def changes_that_help(summary: pd.DataFrame, objectives: Mapping[str, str]) -> l
 
 
 def _best(groups: list[PipelineTimes], known: Mapping[str, str]) -> dict[str, float]:
-    found = [predict(one)._asdict() for one in groups]
+    found = [predict(one, *periodic(one.in_flight))._asdict() for one in groups]
     return {
         name: min(float(one[name].min()) for one in found)
         if way == "min"

@@ -12,8 +12,8 @@ import ipywidgets
 import pandas as pd
 from IPython.display import HTML
 
-from pplib.analysis.predicted.prediction import predict_points
 from pplib.errors import FrameError
+from pplib.planner.split_prediction import predict_points
 from pplib.view.charts.split import split_chart
 from pplib.view.display import png_bytes
 from pplib.view.range_input import RangeInput, numbers

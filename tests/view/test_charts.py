@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from pplib.analysis.estimated.uncertainty import front_probability
-from pplib.analysis.predicted.prediction import predict_points
 from pplib.analysis.statistics import point_table, representative_trials
 from pplib.columns import OBJECTIVES
 from pplib.config import Backend
 from pplib.errors import FrameError
+from pplib.planner.split_prediction import predict_points
 from pplib.view import charts
 from pplib.view.charts.decomposition import latency_parts
 from pplib.view.charts.front import _shapes

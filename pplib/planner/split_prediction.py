@@ -1,4 +1,4 @@
-"""What a cut would do, from a profile and a link: a model, not a measurement."""
+"""What a cut in two would do, from one profile of units and a link: a model, not a measurement."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 from pplib.analysis.required_columns import numeric_column, require_columns
 from pplib.columns import OBJECTIVES
 from pplib.errors import FrameError
+from pplib.planner.pipeline_model import PipelineTimes, part_names, periodic, predict
 
 _PROFILE = ["index", "name", "time_s", "activation_bytes"]
 _HELD = {"params": "params", "param_bytes": "param_bytes", "flops": "flops"}
@@ -31,14 +32,11 @@ def predict_points(
 ) -> pd.DataFrame:
     """Predict every partition point p = 0..N of a two-stage pipeline.
 
-    The model: a stage takes the sum of its units' profiled times, times its device's slowdown. A hop
-    takes the bytes over the rate, plus the delay; only the first part keeps the link busy. Latency is
-    stage 0 + hop + stage 1: what a microbatch takes that waits for nothing (with more than one in
-    flight a measured latency holds queueing on top). A response is the latency and the way back of the
-    result. Throughput is the lesser of what the slowest stage, the hop or the way back lets through, and
-    what `in_flight` microbatches can do within one response.
-    Left out: serialising and copying, the backend's own cost per message, jitter, loss, two devices
-    sharing one machine's caches and memory. `prediction_error` says what that amounts to.
+    A stage takes the sum of its units' profiled times, times its device's slowdown. A hop takes the bytes over the
+    rate, plus the delay; only the first part keeps the link busy; so does the way back of a result. What becomes of
+    that with so many in flight is the pipeline model's. Left out: serialising and copying, the backend's own cost per
+    message, jitter, loss, two devices sharing one machine's caches and memory: `predict_cuts` has more of that, from
+    profiles of the devices themselves.
 
     Args:
         profile: one row per unit 1..N: index, name, time_s, activation_bytes (and params, param_bytes,
@@ -75,13 +73,19 @@ def predict_points(
     stage0, stage1 = _before_and_after(times, slowdowns)
     busy = np.zeros(count + 1) if rate_bit_s is None else sent * 8 / rate_bit_s
     transfer = busy + delay_s
-    latency = stage0 + transfer + stage1
-    # The result is the last unit's output wherever the cut is.
-    response = latency + busy[-1] + delay_s
-    parts = np.stack([stage0, stage1, busy, np.full(count + 1, busy[-1])])
-    with np.errstate(divide="ignore"):
-        bound = batch_size / parts.max(axis=0)
-        throughput = np.minimum(bound, in_flight * batch_size / response)
+    back = np.full(count + 1, busy[-1])  # the result is the last unit's output wherever the cut is
+    found = predict(
+        PipelineTimes(
+            compute_s=np.stack([stage0, stage1], axis=1),
+            busy_s=busy[:, None],
+            propagation_s=np.full((count + 1, 1), delay_s),
+            return_busy_s=back[:, None],
+            return_propagation_s=np.full((count + 1, 1), delay_s),
+            in_flight=in_flight,
+            batch_size=batch_size,
+        ),
+        *periodic(in_flight),
+    )
 
     points = np.arange(count + 1)
     table = pd.DataFrame(
@@ -103,11 +107,11 @@ def predict_points(
         predicted_stage0_compute_s=stage0,
         predicted_hop0_transfer_s=transfer,
         predicted_stage1_compute_s=stage1,
-        predicted_latency_s=latency,
-        predicted_response_s=response,
-        predicted_bound_img_s=bound,
-        predicted_throughput_img_s=throughput,
-        predicted_bottleneck=np.array(["stage 0", "stage 1", "hop 0", "return"])[parts.argmax(axis=0)],
+        predicted_latency_s=found.latency_s,
+        predicted_response_s=found.response_s,
+        predicted_bound_img_s=found.bound_img_s,
+        predicted_throughput_img_s=found.throughput_img_s,
+        predicted_bottleneck=np.array(part_names(2))[found.bottleneck],
     )
 
 

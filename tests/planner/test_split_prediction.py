@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pplib.analysis.predicted.prediction import error_summary, predict_points, prediction_error
 from pplib.errors import FrameError
+from pplib.planner.split_prediction import error_summary, predict_points, prediction_error
 
 PROFILE = pd.DataFrame(
     {
