@@ -13,7 +13,11 @@ COMMANDS = {
     "sweep": ("pplib.sweep.job.command", [], "GRID.yaml: measure what a grid has not yet, and write its report"),
     "check": ("pplib.devices.__main__", ["check"], "DEVICES.yaml: what is wrong with the devices, and what to do"),
     "setup": ("pplib.devices.__main__", ["setup"], "DEVICES.yaml: bring devices from a fresh system to ready"),
-    "plan": ("pplib.plan.__main__", [], "profile GRID.yaml: what its devices and hops take, to predict cuts from"),
+    "plan": (
+        "pplib.plan.__main__",
+        [],
+        "predict GRID.yaml: what every cut would do, by profiles of devices and hops",
+    ),
     "compare": ("pplib.compare.__main__", [], "RUN RUN [...]: results side by side: does one confirm the other?"),
     "trace": ("pplib.view.trace", [], "TRIAL.json: a trial's timeline as a file that Perfetto opens"),
     "cache": ("pplib.cache.__main__", ["show"], "[--devices DEVICES.yaml]: the weights that are kept, here or there"),

@@ -1,25 +1,34 @@
-"""`paretopipe plan profile GRID.yaml`; the same as `python -m pplib plan profile GRID.yaml`."""
+"""`paretopipe plan profile|predict GRID.yaml`; the same as `python -m pplib plan ...`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplib.devices import load_testbed
+from pplib.columns import OBJECTIVES, quantity
+from pplib.config import Configuration
+from pplib.devices import Testbed, load_testbed
 from pplib.errors import ParetoPipeError
 from pplib.grid import load_grid
 from pplib.planner.device_profile import DeviceProfile
 from pplib.planner.stage_times import StageTimes
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from pplib.plan.predicting import Error
     from pplib.plan.profiling import Profiled
 
-DESCRIPTION = """Measure what each device takes for the units of the model, and each hop for messages, so that cuts
-nobody has measured can be predicted. A grid says all that decides it: the model, the batch, the runtimes, the devices,
-the backends. What was measured before, and fits, is used again.
+PROFILE = """Measure what each device takes for the units of the model, and each hop for messages. So cuts that nobody
+has measured can be predicted. A grid says all that decides it: the model, the batch, the runtimes, the devices, the
+backends. What was measured before, and fits, is used again.
+"""
+PREDICT = """Predict every cut of a grid from profiles of its devices and hops. What is not profiled yet is. Printed is
+the predicted front of each configuration, with intervals; and where the grid has been swept, how far the predictions
+are off.
 """
 
 
@@ -27,17 +36,16 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib") 
     """Run a command. Exit status: 0 when all is profiled, 1 on an error, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog=f"{prog} plan")
     commands = parser.add_subparsers(dest="command", required=True)
-    profile = commands.add_parser("profile", description=DESCRIPTION, help="GRID.yaml: profile its devices and hops")
-    profile.add_argument("grid", type=Path, help="the file of a sweep")
-    profile.add_argument("--fresh", action="store_true", help="measure again what is there")
+    for name, what in (("profile", PROFILE), ("predict", PREDICT)):
+        one = commands.add_parser(name, description=what, help=f"GRID.yaml: {what.partition('.')[0].lower()}")
+        one.add_argument("grid", type=Path, help="the file of a sweep")
+        one.add_argument("--fresh", action="store_true", help="measure again what is there")
     options = parser.parse_args(arguments)
     try:
         grid = load_grid(options.grid)
         testbeds = {config.devices: load_testbed(config.devices_file) for config in grid.configurations}
-        from pplib.plan.profiling import profile_grid  # it loads PyTorch, which no mistake has to wait for
-
-        for one in profile_grid(grid.configurations, testbeds, options.fresh):
-            sys.stdout.write(f"{_line(one)}\n")
+        for line in _lines(grid.configurations, testbeds, options.fresh, options.command == "predict"):
+            sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
     except ParetoPipeError as exc:
         sys.stderr.write(f"\nerror: {exc}\n")
@@ -46,6 +54,46 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib") 
         sys.stderr.write("\ninterrupted: profiles that were told are kept\n")
         return 130
     return 0
+
+
+def _lines(
+    configurations: tuple[Configuration, ...], testbeds: Mapping[str, Testbed], fresh: bool, predict: bool
+) -> Iterator[str]:
+    from pplib.plan.predicting import errors, keep_predictions, predicted  # PyTorch, which no mistake has to wait for
+    from pplib.plan.profiling import ProfiledConfiguration, profile_grid
+
+    tables = []
+    for one in profile_grid(configurations, testbeds, fresh):
+        if not isinstance(one, ProfiledConfiguration):
+            yield _line(one)
+        elif predict:
+            tables.append(predicted(one))
+            yield f"{one.config.identity}: predicted front: {_front(tables[-1])}"
+            yield from (f"  against its sweep: {_off(error)}" for error in errors(tables[-1], one.config))
+    if tables:
+        yield str(keep_predictions(tables, configurations[0]))
+
+
+def _front(table: pd.DataFrame) -> str:
+    """The cuts on it, with their figures."""
+    told = []
+    for row in table[table["predicted_on_front"]].sort_values("predicted_latency_s").to_dict("records"):
+        figures = []
+        for name in OBJECTIVES:
+            measure = quantity(name)
+            value, low, high = (row[f"predicted_{name}{end}"] * measure.factor for end in ("", "_low", "_high"))
+            figures.append(f"{value:.4g} {measure.unit} ({low:.4g} to {high:.4g})")
+        told.append(f"{row['partition_label']} {', '.join(figures)}")
+    return "; ".join(told)
+
+
+def _off(error: Error) -> str:
+    label, share = error.worst
+    return (
+        f"{quantity(error.column).name} of {error.cuts} cuts off by {error.mape:.1%} on average, worst {label} by "
+        f"{share:+.1%}, {error.inside:.0%} in the 95 % intervals; without a common factor of {error.common:.3f} by "
+        f"{error.mape_apart:.1%}, {error.inside_apart:.0%} in them"
+    )
 
 
 def _line(one: Profiled) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,8 @@ from pplib.plan.hop_timing import HopTimes, time_hops
 from pplib.planner.device_profile import DeviceProfile
 from pplib.planner.hop_profile import HopProfile
 from pplib.planner.kept import P, find_profile, keep_profile, profile_path, read_profile
+from pplib.planner.prediction import Pipeline
+from pplib.planner.stage_times import StageTimes
 from pplib.runtimes import check_offered
 from pplib.sweep.experiment import Experiment, prepare
 from pplib.testbed.session import Session, workers_up
@@ -41,10 +43,17 @@ class Profiled:
     again: bool
 
 
+class ProfiledConfiguration(NamedTuple):
+    """A configuration all of whose devices and hops are profiled, and what predicts its cuts."""
+
+    config: Configuration
+    pipeline: Pipeline
+
+
 def profile_grid(
     configurations: tuple[Configuration, ...], testbeds: Mapping[str, Testbed], fresh: bool = False
-) -> Iterator[Profiled]:
-    """Profile every device and every hop that configurations use, one after the other as they are known.
+) -> Iterator[Profiled | ProfiledConfiguration]:
+    """Profile every device and every hop that configurations use, as they are known; each configuration after those.
 
     Args:
         configurations: of one grid.
@@ -55,7 +64,7 @@ def profile_grid(
         OutputError: a device is no longer what it was, see `find_profile`; or the folder cannot be written.
         WorkerError: a device cannot run a stage, or is lost.
     """
-    done, experiments = set[Path](), dict[object, Experiment]()
+    done, experiments = dict[Path, DeviceProfile | HopProfile](), dict[object, Experiment]()
     for devices, testbed in testbeds.items():
         for shaped in (False, True):
             mine = [one for one in configurations if one.devices == devices and one.link_profile.shaped == shaped]
@@ -67,11 +76,30 @@ def profile_grid(
                 for config in mine:
                     experiment = dataclasses.replace(_prepared(config, experiments), config=config, testbed=testbed)
                     with session.pipeline(config.num_stages) as coordinator:
-                        devices_of = _devices_profiled(config, experiment, coordinator, fresh, done)
-                        hops_of = _hops_profiled(config, experiment, session, coordinator, fresh, done)
+                        wanted = _devices_wanted(config, experiment, coordinator)
+                        hops = _hops_wanted(config, experiment, session, coordinator)
+                        devices_of = _devices_profiled(wanted, config, experiment, coordinator, fresh, done)
+                        hops_of = _hops_profiled(hops, config, experiment, coordinator, fresh, done)
                         for one in itertools.chain(devices_of, hops_of):
-                            done.add(one.path)
+                            done[one.path] = one.profile
                             yield one
+                    yield _configuration(config, experiment, [done[one.path] for one in (*wanted, *hops)])
+
+
+def _configuration(
+    config: Configuration, experiment: Experiment, profiles: list[DeviceProfile | HopProfile]
+) -> ProfiledConfiguration:
+    return ProfiledConfiguration(
+        config,
+        Pipeline(
+            stages=[StageTimes(one) for one in profiles if isinstance(one, DeviceProfile)],
+            hops=[one for one in profiles if isinstance(one, HopProfile)],
+            activation_bytes=[cut.activation_bytes for cut in experiment.partitioned.points],
+            link=config.link_profile,
+            in_flight=config.in_flight,
+            batch_size=config.batch_size,
+        ),
+    )
 
 
 def _prepared(config: Configuration, experiments: dict[object, Experiment]) -> Experiment:
@@ -106,21 +134,37 @@ class _Wanted:
         return None
 
 
-def _devices_profiled(
-    config: Configuration, experiment: Experiment, coordinator: Coordinator, fresh: bool, done: set[Path]
-) -> Iterator[Profiled]:
+def _devices_wanted(config: Configuration, experiment: Experiment, coordinator: Coordinator) -> list[_Wanted]:
     told = [worker.description for worker in coordinator.workers]
     check_offered(config.runtime, [(one.name, one.runtimes, one.unfit) for one in told])
-    timings = dict[Path, tuple[_Wanted, DeviceTiming]]()
-    devices = zip(experiment.testbed.devices, coordinator.workers, config.runtimes, strict=False)
-    for device, worker, name in devices:
-        of = {"runtime": name, "precision": config.precision, "optimize": config.optimize}
-        one = _Wanted(
+    return [
+        _Wanted(
             project_path(config.output_dir) / FOLDER,
             device.name,
-            {**_asked(device), **_model(config, experiment), **of},
-            {**_found(worker.description), "runtime_version": worker.description.runtimes[name]},
+            {
+                **_asked(device),
+                **_model(config, experiment),
+                "runtime": name,
+                "precision": config.precision,
+                "optimize": config.optimize,
+            },
+            {**_found(one), "runtime_version": one.runtimes[name]},
         )
+        for device, one, name in zip(experiment.testbed.devices, told, config.runtimes, strict=False)
+    ]
+
+
+def _devices_profiled(
+    wanted: list[_Wanted],
+    config: Configuration,
+    experiment: Experiment,
+    coordinator: Coordinator,
+    fresh: bool,
+    done: Mapping[Path, object],
+) -> Iterator[Profiled]:
+    timings = dict[Path, tuple[_Wanted, DeviceTiming]]()
+    devices = zip(wanted, experiment.testbed.devices, coordinator.workers, config.runtimes, strict=False)
+    for one, device, worker, name in devices:
         if one.path in done:
             continue
         if kept := one.kept(DeviceProfile, fresh):
@@ -131,17 +175,12 @@ def _devices_profiled(
         yield from _timed(list(timings.values()), experiment)
 
 
-def _hops_profiled(
-    config: Configuration,
-    experiment: Experiment,
-    session: Session,
-    coordinator: Coordinator,
-    fresh: bool,
-    done: set[Path],
-) -> Iterator[Profiled]:
+def _hops_wanted(
+    config: Configuration, experiment: Experiment, session: Session, coordinator: Coordinator
+) -> list[_Wanted]:
     pairs = zip(experiment.testbed.devices, coordinator.workers, strict=False)
     ends = [(device, _found(worker.description)) for device, worker in pairs]
-    hops = [
+    return [
         _Wanted(
             project_path(config.output_dir) / FOLDER,
             f"{here.name}-{there.name}",
@@ -150,6 +189,16 @@ def _hops_profiled(
         )
         for hop, ((here, found), (there, others)) in enumerate(itertools.pairwise(ends))
     ]
+
+
+def _hops_profiled(
+    hops: list[_Wanted],
+    config: Configuration,
+    experiment: Experiment,
+    coordinator: Coordinator,
+    fresh: bool,
+    done: Mapping[Path, object],
+) -> Iterator[Profiled]:
     kept = [None if one.path in done else one.kept(HopProfile, fresh) for one in hops]
     missing = [i for i, one in enumerate(hops) if kept[i] is None and one.path not in done]
     yield from (Profiled(there, one.path, True) for one, there in zip(hops, kept, strict=True) if there)

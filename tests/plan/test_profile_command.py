@@ -1,17 +1,20 @@
-"""`paretopipe plan profile GRID`, end to end over two workers of this machine; no speed is asserted."""
+"""`paretopipe plan profile|predict GRID`, end to end over two workers of this machine; no speed is asserted."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import msgspec
+import pandas as pd
 import pytest
 import yaml
 
 from pplib.__main__ import main
 from pplib.errors import OutputError
-from pplib.plan import device_timing, hop_timing
+from pplib.files.csv_text import read_csv
+from pplib.plan import device_timing, hop_timing, predicting
 from pplib.planner.device_profile import DeviceProfile
 from pplib.planner.hop_profile import HopProfile
 from pplib.planner.kept import read_profile
@@ -127,3 +130,39 @@ def test_bad_grids_are_told_before_anything_starts(folder, capsys):
     assert main(["plan", "profile", "none.yaml"]) == 1
     assert "none.yaml" in capsys.readouterr().err
     assert not Path("outputs").exists()
+
+
+def test_every_cut_is_predicted_and_held_against_the_sweep_where_there_is_one(folder, capsys):
+    grid = {**GRID, "runtime": "eager", "wire": "float32", "in_flight": 2, "partition_points": "all", "repeats": 2}
+    Path("grid.yaml").write_text(yaml.safe_dump(grid))
+    assert main(["plan", "predict", "grid.yaml"]) == 0
+    *_, front, kept_at = capsys.readouterr().out.splitlines()
+    assert re.match(
+        r"tests\.helpers\.models\.tiny_block_k2_b2_socket_none_f2: predicted front: P\d [\d.e+]+ ms \(", front
+    )
+    table = read_csv(kept_at)
+    assert table["partition_label"].tolist() == ["P0", "P1", "P2", "P3", "P4"]
+    assert (table["predicted_latency_s_low"] <= table["predicted_latency_s_high"]).all()
+    assert (table["predicted_throughput_img_s"] <= table["predicted_bound_img_s"] * 1.0001).all()
+    assert table["predicted_on_front"].any()
+    assert main(["sweep", "grid.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["plan", "predict", "grid.yaml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("kept from before" in line for line in lines) == 3
+    against = [line for line in lines if line.startswith("  against its sweep: ")]
+    assert [line.split()[3] for line in against] == ["latency", "throughput"]
+    assert all("of 5 cuts off by" in line and "without a common factor of" in line for line in against)
+
+
+def test_the_error_of_a_prediction_is_that_of_tables_worked_by_hand():
+    table = pd.DataFrame({"partition_label": ["P0", "P1", "P2"], "latency_s": [1.0, 2.0, 4.0]})
+    told = table["latency_s"] * [1.1, 1.1, 1.43]
+    both = table.assign(
+        predicted_latency_s=told, predicted_latency_s_low=told * 0.95, predicted_latency_s_high=told * 1.05
+    )
+    found = predicting._error(both, "latency_s")
+    assert found.mape == pytest.approx((0.1 + 0.1 + 0.43) / 3)
+    assert (found.common, found.mape_apart) == (pytest.approx(1.1), pytest.approx(0.3 / 3))
+    assert found.worst == ("P2", pytest.approx(0.43))
+    assert (found.inside, found.inside_apart, found.cuts) == (0.0, pytest.approx(2 / 3), 3)
