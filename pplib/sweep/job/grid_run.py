@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import queue
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from torch import nn
@@ -26,7 +27,7 @@ from pplib.sweep.claim import claim_folder, devices_content
 from pplib.sweep.experiment import Experiment, prepare
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.job.experiment_check import check_inputs, count_units
-from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder, execute_beside_others
+from pplib.sweep.job.kernel import NOTEBOOKS, Job, check_temporary_folder, execute_in_turn
 from pplib.sweep.job.notebook_steps import MEASURED
 from pplib.sweep.progress import VARIABLE as PROGRESS
 from pplib.sweep.progress import Board, Told, board
@@ -204,22 +205,21 @@ def _show(results: Path, configurations: Sequence[Configuration], wanted: Config
         values: dict[str, object] = {"results": str(results)}
         values |= {key: getattr(wanted, key) for key in ("indifference", "objectives", "limits")}
         jobs = {"the analysis": ("analyze.ipynb", results, values), **jobs}  # it takes longest
-    with _showing(), ThreadPoolExecutor(min(MOST_KERNELS, os.cpu_count() or 1)) as kernels:
-        done = {
-            kernels.submit(execute_beside_others, NOTEBOOKS / notebook, folder / notebook, values): what
-            for what, (notebook, folder, values) in jobs.items()
-        }
+    left = queue.SimpleQueue[Job]()
+    for what, (notebook, folder, values) in jobs.items():
+        left.put(Job(what, NOTEBOOKS / notebook, folder / notebook, values))
+    count = max(1, min(MOST_KERNELS, os.cpu_count() or 1, len(jobs)))
+    with _showing(), ThreadPoolExecutor(count) as threads:
+        at_work = [threads.submit(execute_in_turn, left) for _ in range(count)]
         try:
-            wait(done)
+            failed = {what: error for one in at_work for what, error in one.result().items()}
         except BaseException:
-            kernels.shutdown(wait=False, cancel_futures=True)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    left.get_nowait()
             KERNEL_SERVER.close()  # and with it the kernels
             raise
-    errors = {what: one.exception() for one, what in done.items()}
-    for error in errors.values():
-        if error is not None and not isinstance(error, ParetoPipeError):
-            raise error
-    return [Failure(what, error) for what, error in errors.items() if isinstance(error, ParetoPipeError)]
+    return [Failure(what, failed[what]) for what in jobs if what in failed]
 
 
 @contextlib.contextmanager

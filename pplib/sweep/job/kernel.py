@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import queue
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import nbformat
 import papermill
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -61,7 +64,12 @@ class ForkedKernel(LocalProvisioner):
 
 
 class ThisInterpreter(AsyncKernelManager):
-    """Starts kernels of this interpreter, whatever kernels are installed and whichever one a notebook names."""
+    """A kernel of this interpreter, whatever kernels are installed and whichever one a notebook names.
+
+    It executes notebooks one after the other, each as if it were new; it starts with the first.
+    """
+
+    _talks: AsyncKernelClient | None = None
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -73,6 +81,45 @@ class ThisInterpreter(AsyncKernelManager):
         self.kernel_id = str(uuid.uuid4())
         self.provisioner = ForkedKernel(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
         await super().start_kernel(**options)
+
+    def client(self, **options: Any) -> AsyncKernelClient:  # type: ignore[override]  # as AsyncKernelManager's
+        """Who talks to the kernel for one notebook."""
+        self._talks = super().client(**options)
+        return self._talks
+
+    async def forget(self) -> None:
+        """Have the kernel forget the notebook before: its names, its inputs, its count.
+
+        Raises:
+            DeadKernelError: it does not answer.
+        """
+        if self._talks is None:
+            return
+        try:
+            await self._talks.execute("get_ipython().reset()", silent=True, reply=True, timeout=limits.KERNEL_START_S)
+        except TimeoutError as exc:
+            raise DeadKernelError("no answer") from exc
+        finally:
+            self._talks.stop_channels()
+
+    async def end(self) -> None:
+        """End the kernel, in whatever state it is."""
+        try:
+            if self.has_kernel and await self.is_alive():
+                await self.shutdown_kernel()
+        finally:
+            await self.cleanup_resources()
+            if self._talks is not None:
+                self._talks.stop_channels()
+
+
+class Job(NamedTuple):
+    """A notebook to execute; `what` is shown in it, in words."""
+
+    what: str
+    notebook: Path
+    output: Path
+    parameters: Mapping[str, object]
 
 
 def check_temporary_folder() -> None:
@@ -90,8 +137,29 @@ def check_temporary_folder() -> None:
         )
 
 
-def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
+@contextlib.contextmanager
+def kernel() -> Iterator[ThisInterpreter]:
+    """A kernel for notebooks that one thread executes."""
+    with own_folder("k-") as folder:
+        # Not over TCP, where any user could talk to it.
+        transport = {"transport": "ipc", "ip": f"{folder}/k", "connection_file": f"{folder}/kernel.json"}
+        one = ThisInterpreter(kernel_name="python3", config=Config({"KernelManager": transport}))
+        try:
+            yield one
+        finally:
+            run_sync(one.end)()
+
+
+def execute(
+    notebook: Path, output: Path, parameters: Mapping[str, object], where: ThisInterpreter | None = None
+) -> None:
     """Execute a notebook with papermill; the executed copy is kept whatever happens.
+
+    Args:
+        notebook: what to execute.
+        output: where the executed copy goes.
+        parameters: of the notebook.
+        where: the kernel; if not given, one of its own.
 
     Raises:
         ConfigError: a parameter the notebook does not have, or a folder of temporary files that will not do.
@@ -104,37 +172,49 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
             raise ConfigError(f"{notebook.name}: {name}: unknown parameter; {nearest(name, known)}")
     check_temporary_folder()
     try:
-        _execute(notebook, output, parameters)
+        with contextlib.nullcontext(where) if where else kernel() as one:
+            _execute(notebook, output, parameters, one)
     finally:
         _show_to_others(output, str(parameters.get("output_dir", output.parent.parent)))
 
 
-def execute_beside_others(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
-    """`execute`, for one of several threads: the event loop that each of them gets is closed."""
+def execute_in_turn(jobs: queue.SimpleQueue[Job]) -> dict[str, ParetoPipeError]:
+    """Execute notebooks in one kernel until none is left; for one of several threads.
+
+    Returns:
+        What failed; the next is executed in another kernel.
+    """
+    failed: dict[str, ParetoPipeError] = {}
     try:
-        execute(notebook, output, parameters)
+        while not jobs.empty():
+            with contextlib.suppress(queue.Empty), kernel() as one:
+                while True:
+                    job = jobs.get_nowait()
+                    try:
+                        execute(job.notebook, job.output, job.parameters, one)
+                    except ParetoPipeError as exc:
+                        failed[job.what] = exc
+                        break
+        return failed
     finally:
         with contextlib.suppress(RuntimeError):  # it stopped before there was one
-            asyncio.get_event_loop().close()
+            asyncio.get_event_loop().close()  # each thread gets one
 
 
-def _execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
+def _execute(notebook: Path, output: Path, parameters: Mapping[str, object], where: ThisInterpreter) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with own_folder("k-") as folder:
-            # Not over TCP, where any user could talk to it.
-            transport = {"transport": "ipc", "ip": f"{folder}/k", "connection_file": f"{folder}/kernel.json"}
-            papermill.execute_notebook(
-                str(notebook),
-                str(output),
-                dict(parameters),
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                cwd=str(Path.cwd()),
-                kernel_manager_class=ThisInterpreter,
-                config=Config({"KernelManager": transport}),
-            )
+        run_sync(where.forget)()
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            dict(parameters),
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=str(Path.cwd()),
+            km=where,
+        )
     except PapermillExecutionError as exc:
         raise NotebookError(f"{exc.ename.rpartition('.')[2]}: {exc.evalue}\nthe executed copy is {output}") from exc
     except OSError as exc:
