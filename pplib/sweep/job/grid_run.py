@@ -75,7 +75,7 @@ def run_grid(grid: Grid, testbeds: Mapping[str, Testbed]) -> int:
         missing = {config.identity: _missing(config, planned[config.identity]) for config in grid.configurations}
         unfinished = [config for config in grid.configurations if missing[config.identity]]
         check_inputs(unfinished)
-        failures: list[Failure] = []
+        failures, closing = list[Failure](), list[str]()
         groups = _groups(unfinished)
         with board({_title(group): sum(missing[c.identity] for c in group) for group in groups}) as said:
             for devices, testbed in testbeds.items():
@@ -86,10 +86,11 @@ def run_grid(grid: Grid, testbeds: Mapping[str, Testbed]) -> int:
                 given_up = {failure.what for failure in failures}
                 kept = [one for one in grid.configurations if grid.keep == "all" and one.identity not in given_up]
                 kept = [one for one in kept if has_trials(one.folder) and not is_shown(one)]
-                failures += _show(results, kept, grid.configurations[0], said)
+                failed, closing = _show(results, kept, grid.configurations[0], said)
+                failures += failed
         if grid.keep == "summary":
             drop_details(grid.configurations)
-        return _tell(results, failures, grid.configurations[0])
+        return _tell(results, failures, closing)
 
 
 def _planned(
@@ -190,18 +191,22 @@ def _experiments(group: Sequence[Configuration]) -> list[Experiment]:
     return [dataclasses.replace(one, config=config, link=config.link_profile) for config in group]
 
 
-def _show(results: Path, configurations: Sequence[Configuration], wanted: Configuration, said: Board) -> list[Failure]:
+def _show(
+    results: Path, configurations: Sequence[Configuration], wanted: Configuration, said: Board
+) -> tuple[list[Failure], list[str]]:
     """Write the summary, and have notebooks show what was measured, several at a time: nothing is measured any more.
 
     Returns:
-        What failed, the others went on.
+        What failed, the others went on; and what to read first, found meanwhile: nothing if no trial succeeded.
     """
     jobs = {
         one.identity: ("sweep.ipynb", one.folder, {**one.as_dict(), "output_dir": str(project_path(one.output_dir))})
         for one in configurations
     }
     said.say("writing summary and report" + (f", and the notebooks of {len(jobs)} configurations" if jobs else ""))
-    if (read_summary(write_summary(results))["status"] == "ok").any():
+    frame = read_summary(write_summary(results))
+    succeeded = bool((frame["status"] == "ok").any())
+    if succeeded:
         values: dict[str, object] = {"results": str(results)}
         values |= {key: getattr(wanted, key) for key in ("indifference", "objectives", "limits")}
         jobs = {"the analysis": ("analyze.ipynb", results, values), **jobs}  # it takes longest
@@ -209,8 +214,9 @@ def _show(results: Path, configurations: Sequence[Configuration], wanted: Config
     for what, (notebook, folder, values) in jobs.items():
         left.put(Job(what, NOTEBOOKS / notebook, folder / notebook, values))
     count = max(1, min(MOST_KERNELS, os.cpu_count() or 1, len(jobs)))
-    with _showing(), ThreadPoolExecutor(count) as threads:
+    with _showing(), ThreadPoolExecutor(count + 1) as threads:
         at_work = [threads.submit(execute_in_turn, left) for _ in range(count)]
+        closing = threads.submit(closing_lines, frame, of_configuration(wanted)) if succeeded else None
         try:
             failed = {what: error for one in at_work for what, error in one.result().items()}
         except BaseException:
@@ -219,7 +225,7 @@ def _show(results: Path, configurations: Sequence[Configuration], wanted: Config
                     left.get_nowait()
             KERNEL_SERVER.close()  # and with it the kernels
             raise
-    return [Failure(what, failed[what]) for what in jobs if what in failed]
+    return [Failure(what, failed[what]) for what in jobs if what in failed], closing.result() if closing else []
 
 
 @contextlib.contextmanager
@@ -252,14 +258,13 @@ def _look_at_devices(
             note(config, exc)
 
 
-def _tell(results: Path, failures: Sequence[Failure], wanted: Configuration) -> int:
-    """Print where the results are, what they say, and what failed; the exit status."""
+def _tell(results: Path, failures: Sequence[Failure], closing: Sequence[str]) -> int:
+    """Print where the results are, what they say (`closing`), and what failed; the exit status."""
     lines, failed = [""], 0
     if has_trials(results):
         frame = read_summary(results / "summary.csv")
         lines += [f"summary: {results / 'summary.csv'}"]
-        if (frame["status"] == "ok").any():
-            lines += [f"report:  {results / 'report.html'}", *closing_lines(frame, of_configuration(wanted))]
+        lines += [f"report:  {results / 'report.html'}", *closing] if closing else []
         failed = int((frame["status"] != "ok").sum())
         if failed:
             first = frame[frame["status"] != "ok"].iloc[0]
