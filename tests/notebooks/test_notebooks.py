@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
-import queue
 import re
 import shutil
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -16,7 +14,8 @@ import papermill
 import pytest
 
 from pplib.errors import ConfigError
-from pplib.sweep.job.kernel import Job, NotebookError, execute, execute_in_turn, kernel
+from pplib.sweep.job.kernel import NotebookError, execute, kernel
+from pplib.sweep.job.showing import Job, Showing
 from pplib.sweep.report import results_sections
 from pplib.sweep.results import read_summary
 from tests.helpers.records import read_records
@@ -138,7 +137,7 @@ def test_a_kernel_that_is_killed_is_told_with_what_to_do(tmp_path):
 
 def test_notebooks_that_share_a_kernel_know_nothing_of_each_other_and_one_that_fails_keeps_none_from_its_turn(tmp_path):
     jobs, codes = (
-        queue.SimpleQueue(),
+        [],
         {
             "first": "import os\nlast = 'of the first'\nos.getpid()",
             "second": "import os\nassert 'last' not in globals() and len(In) == 2\nos.getpid()",
@@ -149,9 +148,11 @@ def test_notebooks_that_share_a_kernel_know_nothing_of_each_other_and_one_that_f
     for name, code in codes.items():
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         nbformat.write(book, tmp_path / f"{name}.ipynb")
-        jobs.put(Job(name, tmp_path / f"{name}.ipynb", tmp_path / "out" / f"{name}.ipynb", {}))
-    with ThreadPoolExecutor() as threads:
-        failed = threads.submit(execute_in_turn, jobs).result()
+        jobs.append(Job(name, tmp_path / f"{name}.ipynb", tmp_path / "out" / f"{name}.ipynb", {}))
+    with Showing(kernels=1) as showing:
+        showing.wait_ready()
+        showing.begin(jobs)
+        failed = showing.wait()
     assert list(failed) == ["failing"]
     assert "NameError: name 'last' is not defined" in str(failed["failing"])
     cells = {name: nbformat.read(tmp_path / "out" / f"{name}.ipynb", as_version=4).cells[-1] for name in codes}

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import queue
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
-from pplib import limits
 from pplib.config import Configuration, project_path
 from pplib.devices import Testbed
 from pplib.errors import ConfigError, ParetoPipeError
@@ -27,18 +22,15 @@ from pplib.sweep.claim import claim_folder, devices_content
 from pplib.sweep.experiment import Experiment, prepare
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.job.experiment_check import check_inputs, count_units
-from pplib.sweep.job.kernel import NOTEBOOKS, Job, check_temporary_folder, execute_in_turn
-from pplib.sweep.job.notebook_steps import MEASURED
-from pplib.sweep.progress import VARIABLE as PROGRESS
+from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder
+from pplib.sweep.job.showing import Job, Showing
 from pplib.sweep.progress import Board, Told, board
 from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary, write_summary
 from pplib.sweep.run import run_together
 from pplib.sweep.schedule import is_decided, missing_trials
 from pplib.testbed.emulation.namespaces import choose_engine
 from pplib.testbed.session import Session, check_private, workers_up
-from pplib.testbed.workers.fork_server import KERNEL_SERVER
 
-MOST_KERNELS = 4  # at a time: each may hold a model
 # What configurations of one group differ in.
 _INTERLEAVED = ("backend", "link", "in_flight", "max_trial_s", "runtime", "precision", "wire", "variant")
 
@@ -69,7 +61,7 @@ def run_grid(grid: Grid, testbeds: Mapping[str, Testbed]) -> int:
     check_temporary_folder()
     results = grid.configurations[0].results
     planned = _planned(grid.configurations, testbeds)
-    with sole_sweep([results, *[config.folder for config in grid.configurations]]):
+    with sole_sweep([results, *[config.folder for config in grid.configurations]]), Showing() as showing:
         for config in grid.configurations:
             claim_folder(config, testbeds[config.devices])
         missing = {config.identity: _missing(config, planned[config.identity]) for config in grid.configurations}
@@ -81,12 +73,12 @@ def run_grid(grid: Grid, testbeds: Mapping[str, Testbed]) -> int:
             for devices, testbed in testbeds.items():
                 for shaped in (False, True):
                     mine = [g for g in groups if g[0].devices == devices and g[0].link_profile.shaped == shaped]
-                    failures += _run_groups(mine, testbed, shaped, said)
+                    failures += _run_groups(mine, testbed, shaped, showing, said)
             if has_trials(results):
                 given_up = {failure.what for failure in failures}
                 kept = [one for one in grid.configurations if grid.keep == "all" and one.identity not in given_up]
                 kept = [one for one in kept if has_trials(one.folder) and not is_shown(one)]
-                failed, closing = _show(results, kept, grid.configurations[0], said)
+                failed, closing = _show(results, kept, grid.configurations[0], showing, said)
                 failures += failed
         if grid.keep == "summary":
             drop_details(grid.configurations)
@@ -142,7 +134,9 @@ def _title(group: Sequence[Configuration]) -> str:
     return group[0].identity + (f" and {len(group) - 1} more" if len(group) > 1 else "")
 
 
-def _run_groups(groups: Sequence[list[Configuration]], testbed: Testbed, shaped: bool, said: Board) -> list[Failure]:
+def _run_groups(
+    groups: Sequence[list[Configuration]], testbed: Testbed, shaped: bool, showing: Showing, said: Board
+) -> list[Failure]:
     """Measure what is missing of each group, all on the same workers.
 
     Returns:
@@ -167,12 +161,15 @@ def _run_groups(groups: Sequence[list[Configuration]], testbed: Testbed, shaped:
         backends = sorted({config.backend for config in left})
         with workers_up(testbed, backends, shaped, loading_torch(left, testbed.names)) as session:
             _look_at_devices(session, left, testbed, note)
-            KERNEL_SERVER.wait_loaded(limits.KERNEL_START_S)  # nothing runs beside what is measured
             for group in groups:
                 if mine := [config for config in group if config in left]:
                     said.begin(_title(group))
+                    if mine[0].partition_points == "auto":  # units are timed here
+                        showing.wait_ready()
                     try:
-                        run_together(_experiments(mine), Told(False), note)
+                        experiments = _experiments(mine)
+                        showing.wait_ready()
+                        run_together(experiments, Told(False), note)
                     except ParetoPipeError as exc:
                         for config in [one for one in mine if one in left]:
                             note(config, exc)
@@ -192,7 +189,7 @@ def _experiments(group: Sequence[Configuration]) -> list[Experiment]:
 
 
 def _show(
-    results: Path, configurations: Sequence[Configuration], wanted: Configuration, said: Board
+    results: Path, configurations: Sequence[Configuration], wanted: Configuration, showing: Showing, said: Board
 ) -> tuple[list[Failure], list[str]]:
     """Write the summary, and have notebooks show what was measured, several at a time: nothing is measured any more.
 
@@ -210,34 +207,12 @@ def _show(
         values: dict[str, object] = {"results": str(results)}
         values |= {key: getattr(wanted, key) for key in ("indifference", "objectives", "limits")}
         jobs = {"the analysis": ("analyze.ipynb", results, values), **jobs}  # it takes longest
-    left = queue.SimpleQueue[Job]()
-    for what, (notebook, folder, values) in jobs.items():
-        left.put(Job(what, NOTEBOOKS / notebook, folder / notebook, values))
-    count = max(1, min(MOST_KERNELS, os.cpu_count() or 1, len(jobs)))
-    with _showing(), ThreadPoolExecutor(count + 1) as threads:
-        at_work = [threads.submit(execute_in_turn, left) for _ in range(count)]
-        closing = threads.submit(closing_lines, frame, of_configuration(wanted)) if succeeded else None
-        try:
-            failed = {what: error for one in at_work for what, error in one.result().items()}
-        except BaseException:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    left.get_nowait()
-            KERNEL_SERVER.close()  # and with it the kernels
-            raise
-    return [Failure(what, failed[what]) for what in jobs if what in failed], closing.result() if closing else []
-
-
-@contextlib.contextmanager
-def _showing() -> Iterator[None]:
-    """Kernels that are started in this context measure nothing, and do not tell the board what each of them does."""
-    board_file = os.environ.pop(PROGRESS)
-    os.environ[MEASURED] = "1"
+    showing.begin([Job(what, NOTEBOOKS / book, folder / book, values) for what, (book, folder, values) in jobs.items()])
     try:
-        yield
+        closing = closing_lines(frame, of_configuration(wanted)) if succeeded else []
     finally:
-        del os.environ[MEASURED]
-        os.environ[PROGRESS] = board_file
+        failed = showing.wait()
+    return [Failure(what, failed[what]) for what in jobs if what in failed], closing
 
 
 def _look_at_devices(

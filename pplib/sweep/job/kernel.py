@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import queue
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import nbformat
 import papermill
@@ -31,6 +29,8 @@ from pplib.files.own_folder import own_folder
 from pplib.files.own_paths import without_own_paths
 from pplib.notebook import assigned_names
 from pplib.records import not_written, write_atomic
+from pplib.sweep.job.notebook_steps import MEASURED
+from pplib.sweep.progress import VARIABLE as PROGRESS
 from pplib.testbed.workers.fork_server import KERNEL_SERVER, Order
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -66,9 +66,11 @@ class ForkedKernel(LocalProvisioner):
 class ThisInterpreter(AsyncKernelManager):
     """A kernel of this interpreter, whatever kernels are installed and whichever one a notebook names.
 
-    It executes notebooks one after the other, each as if it were new; it starts with the first.
+    It executes notebooks one after the other, each as if it were new; it starts with the first. Where `measured`, there
+    is nothing to measure any more, and the board is not told what notebooks do.
     """
 
+    measured = False
     _talks: AsyncKernelClient | None = None
 
     @property
@@ -79,6 +81,8 @@ class ThisInterpreter(AsyncKernelManager):
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # as AsyncKernelManager's
         """Fork the kernel."""
         self.kernel_id = str(uuid.uuid4())
+        if self.measured:
+            options["env"] = {**{key: one for key, one in os.environ.items() if key != PROGRESS}, MEASURED: "1"}
         self.provisioner = ForkedKernel(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
         await super().start_kernel(**options)
 
@@ -86,6 +90,21 @@ class ThisInterpreter(AsyncKernelManager):
         """Who talks to the kernel for one notebook."""
         self._talks = super().client(**options)
         return self._talks
+
+    async def get_ready(self) -> None:
+        """Start before there is a notebook, and load what draws.
+
+        Raises:
+            WorkerError: no process can be had.
+            RuntimeError: it ended.
+            TimeoutError: it does not answer.
+        """
+        await self.start_kernel(extra_arguments=["--HistoryManager.hist_file=:memory:"])
+        talks = self.client()
+        talks.start_channels()
+        await talks.wait_for_ready(limits.KERNEL_START_S)
+        loads = "from pplib.view.display import load_drawing; load_drawing()"
+        await talks.execute(loads, silent=True, reply=True, timeout=limits.KERNEL_START_S)
 
     async def forget(self) -> None:
         """Have the kernel forget the notebook before: its names, its inputs, its count.
@@ -96,6 +115,8 @@ class ThisInterpreter(AsyncKernelManager):
         if self._talks is None:
             return
         try:
+            if not await self.is_alive():
+                raise DeadKernelError("ended")
             await self._talks.execute("get_ipython().reset()", silent=True, reply=True, timeout=limits.KERNEL_START_S)
         except TimeoutError as exc:
             raise DeadKernelError("no answer") from exc
@@ -111,15 +132,6 @@ class ThisInterpreter(AsyncKernelManager):
             await self.cleanup_resources()
             if self._talks is not None:
                 self._talks.stop_channels()
-
-
-class Job(NamedTuple):
-    """A notebook to execute; `what` is shown in it, in words."""
-
-    what: str
-    notebook: Path
-    output: Path
-    parameters: Mapping[str, object]
 
 
 def check_temporary_folder() -> None:
@@ -138,12 +150,13 @@ def check_temporary_folder() -> None:
 
 
 @contextlib.contextmanager
-def kernel() -> Iterator[ThisInterpreter]:
+def kernel(measured: bool = False) -> Iterator[ThisInterpreter]:
     """A kernel for notebooks that one thread executes."""
     with own_folder("k-") as folder:
         # Not over TCP, where any user could talk to it.
         transport = {"transport": "ipc", "ip": f"{folder}/k", "connection_file": f"{folder}/kernel.json"}
         one = ThisInterpreter(kernel_name="python3", config=Config({"KernelManager": transport}))
+        one.measured = measured
         try:
             yield one
         finally:
@@ -176,29 +189,6 @@ def execute(
             _execute(notebook, output, parameters, one)
     finally:
         _show_to_others(output, str(parameters.get("output_dir", output.parent.parent)))
-
-
-def execute_in_turn(jobs: queue.SimpleQueue[Job]) -> dict[str, ParetoPipeError]:
-    """Execute notebooks in one kernel until none is left; for one of several threads.
-
-    Returns:
-        What failed; the next is executed in another kernel.
-    """
-    failed: dict[str, ParetoPipeError] = {}
-    try:
-        while not jobs.empty():
-            with contextlib.suppress(queue.Empty), kernel() as one:
-                while True:
-                    job = jobs.get_nowait()
-                    try:
-                        execute(job.notebook, job.output, job.parameters, one)
-                    except ParetoPipeError as exc:
-                        failed[job.what] = exc
-                        break
-        return failed
-    finally:
-        with contextlib.suppress(RuntimeError):  # it stopped before there was one
-            asyncio.get_event_loop().close()  # each thread gets one
 
 
 def _execute(notebook: Path, output: Path, parameters: Mapping[str, object], where: ThisInterpreter) -> None:
