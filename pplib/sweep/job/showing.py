@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from jupyter_core.utils import run_sync
+from nbclient.util import run_sync
 
 from pplib import limits
 from pplib.errors import ParetoPipeError
