@@ -208,10 +208,8 @@ def _show(
         values |= {key: getattr(wanted, key) for key in ("indifference", "objectives", "limits")}
         jobs = {"the analysis": ("analyze.ipynb", results, values), **jobs}  # it takes longest
     showing.begin([Job(what, NOTEBOOKS / book, folder / book, values) for what, (book, folder, values) in jobs.items()])
-    try:
-        closing = closing_lines(frame, of_configuration(wanted)) if succeeded else []
-    finally:
-        failed = showing.wait()
+    closing = closing_lines(frame, of_configuration(wanted)) if succeeded else []
+    failed = showing.wait()
     return [Failure(what, failed[what]) for what in jobs if what in failed], closing
 
 
