@@ -139,7 +139,7 @@ def test_notebooks_that_share_a_kernel_know_nothing_of_each_other_and_one_that_f
     jobs, codes = (
         [],
         {
-            "first": "import os\nlast = 'of the first'\nos.getpid()",
+            "first": "import os, sys\nassert 'torch' not in sys.modules\nlast = 'of the first'\nos.getpid()",
             "second": "import os\nassert 'last' not in globals() and len(In) == 2\nos.getpid()",
             "failing": "last",
             "third": "import os\nassert 'last' not in globals()\nos.getpid()",
