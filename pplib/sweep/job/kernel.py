@@ -101,7 +101,7 @@ class ThisInterpreter(AsyncKernelManager):
         """
         await self.start_kernel(extra_arguments=["--HistoryManager.hist_file=:memory:"])
         talks = self.client()
-        talks.start_channels()
+        talks.start_channels(hb=False)  # nothing moves beside what is measured
         await talks.wait_for_ready(limits.KERNEL_START_S)
         loads = "from pplib.view.display import load_drawing; load_drawing()"
         await talks.execute(loads, silent=True, reply=True, timeout=limits.KERNEL_START_S)
