@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pplib.errors import ModelError
 from pplib.model.partition import PartitionedModel
@@ -95,6 +94,8 @@ def profile_model(
 
 
 def _count_flops(unit: nn.Module, activation: torch.Tensor) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # which loads a compiler: sweeps count no operations
+
     with FlopCounterMode(display=False) as counter:
         unit(activation)
     return int(counter.get_total_flops())

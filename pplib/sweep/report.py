@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import front_probability, with_fronts
@@ -66,6 +67,7 @@ def write_results_report(
     return path
 
 
+@debug_mode(False)  # each part of a chart would be validated as it is made; the tests do that
 def results_sections(folder: Path, summary: pd.DataFrame, aims: Aims | None = None) -> dict[str, list[Section]]:
     """Everything that is told of a folder of results, by topic, in order: the report and `analyze.ipynb` show it.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, top_k_accuracy_score
-from sklearn.metrics.pairwise import paired_cosine_distances
 
 from pplib.analysis.trials.fidelity import Fidelity, check_agreement, compare
 from pplib.errors import TrialError
@@ -62,6 +60,9 @@ def test_of_equal_scores_the_first_class_counts_as_argmax_has_it():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_figures_are_those_of_scikit_learn(seed):
+    from sklearn.metrics import accuracy_score, top_k_accuracy_score  # loads SciPy: not in every process that collects
+    from sklearn.metrics.pairwise import paired_cosine_distances
+
     rng = np.random.default_rng(seed)
     references = rng.normal(size=(6, 8, 9))
     outputs = references + rng.normal(size=references.shape) / 2

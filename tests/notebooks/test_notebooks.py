@@ -14,7 +14,8 @@ import papermill
 import pytest
 
 from pplib.errors import ConfigError
-from pplib.sweep.job.kernel import NotebookError, execute
+from pplib.sweep.job.kernel import NotebookError, execute, kernel
+from pplib.sweep.job.showing import Job, Showing
 from pplib.sweep.report import results_sections
 from pplib.sweep.results import read_summary
 from tests.helpers.records import read_records
@@ -51,13 +52,14 @@ def executed(tmp_path_factory):
             before = Path.cwd()
             os.chdir(ROOT)
             try:
-                execute(path, output, {key: value for key, value in values.items() if key in known})
+                execute(path, output, {key: value for key, value in values.items() if key in known}, one)
             finally:
                 os.chdir(before)
             done[path] = nbformat.read(output, as_version=4)
         return done[path], folder / "small"
 
-    return run
+    with kernel() as one:
+        yield run
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -131,3 +133,29 @@ def test_a_kernel_that_is_killed_is_told_with_what_to_do(tmp_path):
     with pytest.raises(NotebookError, match=r"the kernel of ends.ipynb died.*start again to do the rest\nthe executed"):
         execute(tmp_path / "ends.ipynb", output, {})
     assert output.exists()
+
+
+def test_notebooks_that_share_a_kernel_know_nothing_of_each_other_and_one_that_fails_keeps_none_from_its_turn(tmp_path):
+    jobs, codes = (
+        [],
+        {
+            "first": "import os, sys\nassert 'torch' not in sys.modules\nlast = 'of the first'\nos.getpid()",
+            "second": "import os\nassert 'last' not in globals() and len(In) == 2\nos.getpid()",
+            "failing": "last",
+            "third": "import os\nassert 'last' not in globals()\nos.getpid()",
+        },
+    )
+    for name, code in codes.items():
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        nbformat.write(book, tmp_path / f"{name}.ipynb")
+        jobs.append(Job(name, tmp_path / f"{name}.ipynb", tmp_path / "out" / f"{name}.ipynb", {}))
+    with Showing(kernels=1) as showing:
+        showing.wait_ready()
+        showing.begin(jobs)
+        failed = showing.wait()
+    assert list(failed) == ["failing"]
+    assert "NameError: name 'last' is not defined" in str(failed["failing"])
+    cells = {name: nbformat.read(tmp_path / "out" / f"{name}.ipynb", as_version=4).cells[-1] for name in codes}
+    assert [cell.execution_count for cell in cells.values()] == [1, 1, 1, 1]
+    pids = {name: cells[name].outputs[-1].data["text/plain"] for name in ("first", "second", "third")}
+    assert pids["first"] == pids["second"] != pids["third"]

@@ -10,8 +10,6 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from sklearn.datasets import load_digits
-from sklearn.metrics import accuracy_score
 from torch import nn
 
 from pplib.config import Configuration, configuration
@@ -56,6 +54,8 @@ NUM_IMAGES = 160
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with `digits_net.py`, its trained `digits.pth`, and unseen digits in `pictures/<digit>`."""
+    from sklearn.datasets import load_digits  # loads SciPy: not in every process that collects tests
+
     folder, data = tmp_path_factory.mktemp("digits"), load_digits()
     pixels, labels = (data.images * 15).astype(np.uint8), data.target  # 0 to 240
     seen = np.arange(len(labels)) % 3 > 0
@@ -105,6 +105,8 @@ def digits(trained, tmp_path, monkeypatch):
 
 def own_accuracy():
     """Of the whole model, by scikit-learn, and by what the pictures' folders are called."""
+    from sklearn.metrics import accuracy_score
+
     model, images = (
         load_model("digits_net:net", "digits.pth"),
         load_images("folder:pictures", NUM_IMAGES, "digits_net:net"),

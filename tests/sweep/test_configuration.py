@@ -118,7 +118,7 @@ def test_below_the_command_nothing_is_measured_and_no_model_is_loaded(tiny, shar
     trials, cuts = measured_trials(config), cuts_frame(config)
     assert len(trials) == 1 and cuts["label"].tolist()[:2] == ["P0", "P1"]
     monkeypatch.setenv(MEASURED, "1")
-    monkeypatch.setattr(notebook_steps, "prepare", None)
+    monkeypatch.setattr("pplib.sweep.experiment.prepare", None)
     notebook_steps._prepared.cache_clear()
     assert len(measured_trials(config)) == 1
     shown = cuts_frame(config)

@@ -110,7 +110,7 @@ def test_without_namespaces_pytorch_is_refused_with_what_to_do_and_sockets_are_n
 
 def test_a_sweep_of_both_backends_measures_sockets_where_rpc_is_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(room, "_offers", lambda: Offers("no", "no", "no", "no namespaces"))
-    monkeypatch.setattr(batch, "_show", lambda results, *_: batch.write_summary(results) and [])
+    monkeypatch.setattr(batch, "_show", lambda results, *_: batch.write_summary(results) and ([], []))
     grid = tmp_path / "grid.yaml"
     grid.write_text(
         "name: both\nmodel: tests.helpers.models:tiny\n"

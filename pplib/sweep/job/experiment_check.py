@@ -33,7 +33,7 @@ def count_units(config: Configuration, proven: dict[object, nn.Module] | None = 
     """
     name, shape = config.model, input_shape(config.model)
     if ":" not in name and config.weights == "random":  # as soon made as a skeleton, which takes PyTorch's compiler
-        model = load_model(name, config.weights, config.num_classes, config.seed)
+        model = build_model(name, config.num_classes, config.seed)
         return len(PartitionedModel(model, torch.zeros(1, *shape), config.granularity).points) - 1
     if ":" not in name:
         skeleton = build_skeleton(name, config.weights, config.num_classes)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
-from pplib import limits
 from pplib.config import Configuration, project_path
 from pplib.devices import Testbed
 from pplib.errors import ConfigError, ParetoPipeError
@@ -26,18 +22,15 @@ from pplib.sweep.claim import claim_folder, devices_content
 from pplib.sweep.experiment import Experiment, prepare
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.job.experiment_check import check_inputs, count_units
-from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder, execute_beside_others
-from pplib.sweep.job.notebook_steps import MEASURED
-from pplib.sweep.progress import VARIABLE as PROGRESS
+from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder
+from pplib.sweep.job.showing import Job, Showing
 from pplib.sweep.progress import Board, Told, board
 from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary, write_summary
 from pplib.sweep.run import run_together
 from pplib.sweep.schedule import is_decided, missing_trials
 from pplib.testbed.emulation.namespaces import choose_engine
 from pplib.testbed.session import Session, check_private, workers_up
-from pplib.testbed.workers.fork_server import KERNEL_SERVER
 
-MOST_KERNELS = 4  # at a time: each may hold a model
 # What configurations of one group differ in.
 _INTERLEAVED = ("backend", "link", "in_flight", "max_trial_s", "runtime", "precision", "wire", "variant")
 
@@ -68,27 +61,28 @@ def run_grid(grid: Grid, testbeds: Mapping[str, Testbed]) -> int:
     check_temporary_folder()
     results = grid.configurations[0].results
     planned = _planned(grid.configurations, testbeds)
-    with sole_sweep([results, *[config.folder for config in grid.configurations]]):
+    with sole_sweep([results, *[config.folder for config in grid.configurations]]), Showing() as showing:
         for config in grid.configurations:
             claim_folder(config, testbeds[config.devices])
         missing = {config.identity: _missing(config, planned[config.identity]) for config in grid.configurations}
         unfinished = [config for config in grid.configurations if missing[config.identity]]
         check_inputs(unfinished)
-        failures: list[Failure] = []
+        failures, closing = list[Failure](), list[str]()
         groups = _groups(unfinished)
         with board({_title(group): sum(missing[c.identity] for c in group) for group in groups}) as said:
             for devices, testbed in testbeds.items():
                 for shaped in (False, True):
                     mine = [g for g in groups if g[0].devices == devices and g[0].link_profile.shaped == shaped]
-                    failures += _run_groups(mine, testbed, shaped, said)
+                    failures += _run_groups(mine, testbed, shaped, showing, said)
             if has_trials(results):
                 given_up = {failure.what for failure in failures}
                 kept = [one for one in grid.configurations if grid.keep == "all" and one.identity not in given_up]
                 kept = [one for one in kept if has_trials(one.folder) and not is_shown(one)]
-                failures += _show(results, kept, grid.configurations[0], said)
+                failed, closing = _show(results, kept, grid.configurations[0], showing, said)
+                failures += failed
         if grid.keep == "summary":
             drop_details(grid.configurations)
-        return _tell(results, failures, grid.configurations[0])
+        return _tell(results, failures, closing)
 
 
 def _planned(
@@ -140,7 +134,9 @@ def _title(group: Sequence[Configuration]) -> str:
     return group[0].identity + (f" and {len(group) - 1} more" if len(group) > 1 else "")
 
 
-def _run_groups(groups: Sequence[list[Configuration]], testbed: Testbed, shaped: bool, said: Board) -> list[Failure]:
+def _run_groups(
+    groups: Sequence[list[Configuration]], testbed: Testbed, shaped: bool, showing: Showing, said: Board
+) -> list[Failure]:
     """Measure what is missing of each group, all on the same workers.
 
     Returns:
@@ -165,12 +161,15 @@ def _run_groups(groups: Sequence[list[Configuration]], testbed: Testbed, shaped:
         backends = sorted({config.backend for config in left})
         with workers_up(testbed, backends, shaped, loading_torch(left, testbed.names)) as session:
             _look_at_devices(session, left, testbed, note)
-            KERNEL_SERVER.wait_loaded(limits.KERNEL_START_S)  # nothing runs beside what is measured
             for group in groups:
                 if mine := [config for config in group if config in left]:
                     said.begin(_title(group))
+                    if mine[0].partition_points == "auto":  # units are timed here
+                        showing.wait_ready()
                     try:
-                        run_together(_experiments(mine), Told(False), note)
+                        experiments = _experiments(mine)
+                        showing.wait_ready()
+                        run_together(experiments, Told(False), note)
                     except ParetoPipeError as exc:
                         for config in [one for one in mine if one in left]:
                             note(config, exc)
@@ -189,49 +188,29 @@ def _experiments(group: Sequence[Configuration]) -> list[Experiment]:
     return [dataclasses.replace(one, config=config, link=config.link_profile) for config in group]
 
 
-def _show(results: Path, configurations: Sequence[Configuration], wanted: Configuration, said: Board) -> list[Failure]:
+def _show(
+    results: Path, configurations: Sequence[Configuration], wanted: Configuration, showing: Showing, said: Board
+) -> tuple[list[Failure], list[str]]:
     """Write the summary, and have notebooks show what was measured, several at a time: nothing is measured any more.
 
     Returns:
-        What failed, the others went on.
+        What failed, the others went on; and what to read first, found meanwhile: nothing if no trial succeeded.
     """
     jobs = {
         one.identity: ("sweep.ipynb", one.folder, {**one.as_dict(), "output_dir": str(project_path(one.output_dir))})
         for one in configurations
     }
     said.say("writing summary and report" + (f", and the notebooks of {len(jobs)} configurations" if jobs else ""))
-    if (read_summary(write_summary(results))["status"] == "ok").any():
+    frame = read_summary(write_summary(results))
+    succeeded = bool((frame["status"] == "ok").any())
+    if succeeded:
         values: dict[str, object] = {"results": str(results)}
         values |= {key: getattr(wanted, key) for key in ("indifference", "objectives", "limits")}
         jobs = {"the analysis": ("analyze.ipynb", results, values), **jobs}  # it takes longest
-    with _showing(), ThreadPoolExecutor(min(MOST_KERNELS, os.cpu_count() or 1)) as kernels:
-        done = {
-            kernels.submit(execute_beside_others, NOTEBOOKS / notebook, folder / notebook, values): what
-            for what, (notebook, folder, values) in jobs.items()
-        }
-        try:
-            wait(done)
-        except BaseException:
-            kernels.shutdown(wait=False, cancel_futures=True)
-            KERNEL_SERVER.close()  # and with it the kernels
-            raise
-    errors = {what: one.exception() for one, what in done.items()}
-    for error in errors.values():
-        if error is not None and not isinstance(error, ParetoPipeError):
-            raise error
-    return [Failure(what, error) for what, error in errors.items() if isinstance(error, ParetoPipeError)]
-
-
-@contextlib.contextmanager
-def _showing() -> Iterator[None]:
-    """Kernels that are started in this context measure nothing, and do not tell the board what each of them does."""
-    board_file = os.environ.pop(PROGRESS)
-    os.environ[MEASURED] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[MEASURED]
-        os.environ[PROGRESS] = board_file
+    showing.begin([Job(what, NOTEBOOKS / book, folder / book, values) for what, (book, folder, values) in jobs.items()])
+    closing = closing_lines(frame, of_configuration(wanted)) if succeeded else []
+    failed = showing.wait()
+    return [Failure(what, failed[what]) for what in jobs if what in failed], closing
 
 
 def _look_at_devices(
@@ -252,14 +231,13 @@ def _look_at_devices(
             note(config, exc)
 
 
-def _tell(results: Path, failures: Sequence[Failure], wanted: Configuration) -> int:
-    """Print where the results are, what they say, and what failed; the exit status."""
+def _tell(results: Path, failures: Sequence[Failure], closing: Sequence[str]) -> int:
+    """Print where the results are, what they say (`closing`), and what failed; the exit status."""
     lines, failed = [""], 0
     if has_trials(results):
         frame = read_summary(results / "summary.csv")
         lines += [f"summary: {results / 'summary.csv'}"]
-        if (frame["status"] == "ok").any():
-            lines += [f"report:  {results / 'report.html'}", *closing_lines(frame, of_configuration(wanted))]
+        lines += [f"report:  {results / 'report.html'}", *closing] if closing else []
         failed = int((frame["status"] != "ok").sum())
         if failed:
             first = frame[frame["status"] != "ok"].iloc[0]

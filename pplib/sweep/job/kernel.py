@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import nbformat
 import papermill
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from nbclient.exceptions import DeadKernelError
+from nbclient.util import run_sync
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -28,6 +29,8 @@ from pplib.files.own_folder import own_folder
 from pplib.files.own_paths import without_own_paths
 from pplib.notebook import assigned_names
 from pplib.records import not_written, write_atomic
+from pplib.sweep.job.notebook_steps import MEASURED
+from pplib.sweep.progress import VARIABLE as PROGRESS
 from pplib.testbed.workers.fork_server import KERNEL_SERVER, Order
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -61,7 +64,14 @@ class ForkedKernel(LocalProvisioner):
 
 
 class ThisInterpreter(AsyncKernelManager):
-    """Starts kernels of this interpreter, whatever kernels are installed and whichever one a notebook names."""
+    """A kernel of this interpreter, whatever kernels are installed and whichever one a notebook names.
+
+    It executes notebooks one after the other, each as if it were new; it starts with the first. Where `measured`, there
+    is nothing to measure any more, and the board is not told what notebooks do.
+    """
+
+    measured = False
+    _talks: AsyncKernelClient | None = None
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -71,8 +81,57 @@ class ThisInterpreter(AsyncKernelManager):
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # as AsyncKernelManager's
         """Fork the kernel."""
         self.kernel_id = str(uuid.uuid4())
+        if self.measured:
+            options["env"] = {**{key: one for key, one in os.environ.items() if key != PROGRESS}, MEASURED: "1"}
         self.provisioner = ForkedKernel(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
         await super().start_kernel(**options)
+
+    def client(self, **options: Any) -> AsyncKernelClient:  # type: ignore[override]  # as AsyncKernelManager's
+        """Who talks to the kernel for one notebook."""
+        self._talks = super().client(**options)
+        return self._talks
+
+    async def get_ready(self) -> None:
+        """Start before there is a notebook, and load what draws.
+
+        Raises:
+            WorkerError: no process can be had.
+            RuntimeError: it ended.
+            TimeoutError: it does not answer.
+        """
+        await self.start_kernel(extra_arguments=["--HistoryManager.hist_file=:memory:"])
+        talks = self.client()
+        talks.start_channels(hb=False)  # nothing moves beside what is measured
+        await talks.wait_for_ready(limits.KERNEL_START_S)
+        loads = "from pplib.view.display import load_drawing; load_drawing()"
+        await talks.execute(loads, silent=True, reply=True, timeout=limits.KERNEL_START_S)
+
+    async def forget(self) -> None:
+        """Have the kernel forget the notebook before: its names, its inputs, its count.
+
+        Raises:
+            DeadKernelError: it does not answer.
+        """
+        if self._talks is None:
+            return
+        try:
+            if not await self.is_alive():
+                raise DeadKernelError("ended")
+            await self._talks.execute("get_ipython().reset()", silent=True, reply=True, timeout=limits.KERNEL_START_S)
+        except TimeoutError as exc:
+            raise DeadKernelError("no answer") from exc
+        finally:
+            self._talks.stop_channels()
+
+    async def end(self) -> None:
+        """End the kernel, in whatever state it is."""
+        try:
+            if self.has_kernel and await self.is_alive():
+                await self.shutdown_kernel()
+        finally:
+            await self.cleanup_resources()
+            if self._talks is not None:
+                self._talks.stop_channels()
 
 
 def check_temporary_folder() -> None:
@@ -90,8 +149,30 @@ def check_temporary_folder() -> None:
         )
 
 
-def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
+@contextlib.contextmanager
+def kernel(measured: bool = False) -> Iterator[ThisInterpreter]:
+    """A kernel for notebooks that one thread executes."""
+    with own_folder("k-") as folder:
+        # Not over TCP, where any user could talk to it.
+        transport = {"transport": "ipc", "ip": f"{folder}/k", "connection_file": f"{folder}/kernel.json"}
+        one = ThisInterpreter(kernel_name="python3", config=Config({"KernelManager": transport}))
+        one.measured = measured
+        try:
+            yield one
+        finally:
+            run_sync(one.end)()
+
+
+def execute(
+    notebook: Path, output: Path, parameters: Mapping[str, object], where: ThisInterpreter | None = None
+) -> None:
     """Execute a notebook with papermill; the executed copy is kept whatever happens.
+
+    Args:
+        notebook: what to execute.
+        output: where the executed copy goes.
+        parameters: of the notebook.
+        where: the kernel; if not given, one of its own.
 
     Raises:
         ConfigError: a parameter the notebook does not have, or a folder of temporary files that will not do.
@@ -104,37 +185,26 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
             raise ConfigError(f"{notebook.name}: {name}: unknown parameter; {nearest(name, known)}")
     check_temporary_folder()
     try:
-        _execute(notebook, output, parameters)
+        with contextlib.nullcontext(where) if where else kernel() as one:
+            _execute(notebook, output, parameters, one)
     finally:
         _show_to_others(output, str(parameters.get("output_dir", output.parent.parent)))
 
 
-def execute_beside_others(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
-    """`execute`, for one of several threads: the event loop that each of them gets is closed."""
-    try:
-        execute(notebook, output, parameters)
-    finally:
-        with contextlib.suppress(RuntimeError):  # it stopped before there was one
-            asyncio.get_event_loop().close()
-
-
-def _execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
+def _execute(notebook: Path, output: Path, parameters: Mapping[str, object], where: ThisInterpreter) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with own_folder("k-") as folder:
-            # Not over TCP, where any user could talk to it.
-            transport = {"transport": "ipc", "ip": f"{folder}/k", "connection_file": f"{folder}/kernel.json"}
-            papermill.execute_notebook(
-                str(notebook),
-                str(output),
-                dict(parameters),
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                cwd=str(Path.cwd()),
-                kernel_manager_class=ThisInterpreter,
-                config=Config({"KernelManager": transport}),
-            )
+        run_sync(where.forget)()
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            dict(parameters),
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=str(Path.cwd()),
+            km=where,
+        )
     except PapermillExecutionError as exc:
         raise NotebookError(f"{exc.ename.rpartition('.')[2]}: {exc.evalue}\nthe executed copy is {output}") from exc
     except OSError as exc:

@@ -1,4 +1,7 @@
-"""What a kernel is forked from: all that the notebooks import is loaded here. Run as a script, it is the kernel."""
+"""What a kernel is forked from: all that notebooks import which show what was measured, so no PyTorch, is loaded here.
+
+Run as a script, it is the kernel.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,8 @@ import sys
 from ipykernel.kernelapp import IPKernelApp
 
 import pplib.notebook
-import pplib.sweep.report
-import pplib.sweep.run
-import pplib.view.widgets  # noqa: F401 (loaded before the fork, with what they import)
-from pplib.model.zoo import model_names
-
-model_names()  # loads torchvision
+import pplib.sweep.job.notebook_steps
+import pplib.sweep.report  # noqa: F401 (loaded before the fork, with what they import)
 
 
 def main() -> None:

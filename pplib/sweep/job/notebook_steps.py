@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import os
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from pplib.config import Configuration, configuration
-from pplib.sweep.experiment import Experiment, points_frame, prepare
 from pplib.sweep.results import read_cuts, summary_frame
-from pplib.sweep.run import run_missing
+
+if TYPE_CHECKING:
+    from pplib.sweep.experiment import Experiment
 
 MEASURED = "PARETOPIPE_MEASURED"  # of the environment: the command has measured
 
@@ -23,7 +25,11 @@ def cuts_frame(config: Configuration) -> pd.DataFrame:
         ParetoPipeError: as `prepare`, which finds them where no run has.
     """
     known = read_cuts(config) if os.environ.get(MEASURED) else None
-    return points_frame(_prepared(json.dumps(config.as_dict()))) if known is None else known
+    if known is not None:
+        return known
+    from pplib.sweep.experiment import points_frame  # and with it PyTorch: to show what was measured takes none
+
+    return points_frame(_prepared(json.dumps(config.as_dict())))
 
 
 def measured_trials(config: Configuration) -> pd.DataFrame:
@@ -34,9 +40,13 @@ def measured_trials(config: Configuration) -> pd.DataFrame:
     """
     if os.environ.get(MEASURED):
         return summary_frame(config.folder)
+    from pplib.sweep.run import run_missing
+
     return run_missing(_prepared(json.dumps(config.as_dict())))
 
 
 @functools.lru_cache(maxsize=1)
 def _prepared(values: str) -> Experiment:
+    from pplib.sweep.experiment import prepare
+
     return prepare(configuration(json.loads(values)), prove=False)
