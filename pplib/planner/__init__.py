@@ -1,0 +1,1 @@
+"""Plans: which cut, over which devices, predicted from profiles."""
