@@ -33,12 +33,13 @@ ROOMS = {
     "model": ({""}, ["tracing", "stages", "weights", "", "exported"]),
     "pipeline": ({"", "model"}, ["process", "monitor", "wire", "hops", "stage", "worker", "coordinator"]),
     "analysis": ({""}, ["", "trials", "estimated", "predicted"]),
+    "planner": ({""}, [""]),
     "testbed": (
         {"", "pipeline"},
         ["ssh", "shipping", "shaping", "emulation", "provision", "workers", ""],
     ),
     "view": ({"", "analysis"}, ["layout", "words", "charts", ""]),
-    "sweep": ({"", "model", "pipeline", "testbed", "analysis", "view"}, ["", "job"]),
+    "sweep": ({"", "model", "pipeline", "testbed", "analysis", "planner", "view"}, ["", "job"]),
     "compare": ({"", "analysis", "view", "sweep"}, [""]),
 }
 COMMAND_LINES = {"devices/__main__.py": {"testbed"}, "cache/devices.py": {"testbed"}, "sweep/__main__.py": {"job"}}

@@ -81,7 +81,9 @@ def part_names(num_stages: int) -> list[str]:
     return [*(f"stage {i}" for i in range(num_stages)), *hops, "return"]
 
 
-def predict(times: PipelineTimes, num_microbatches: int = 32, warmup: int = 3, cooldown: int | None = None) -> Performance:
+def predict(
+    times: PipelineTimes, num_microbatches: int = 32, warmup: int = 3, cooldown: int | None = None
+) -> Performance:
     """Latency and response (medians), throughput over completions at the last stage, its bound, and what bounds it.
 
     Args:
@@ -117,11 +119,10 @@ def predict(times: PipelineTimes, num_microbatches: int = 32, warmup: int = 3, c
 def pass_through(times: PipelineTimes, num_microbatches: int) -> Passage:
     """When microbatches pass, as `pplib.pipeline.stage.loop` lets them: all candidates at once.
 
-    A stage computes one microbatch after the other, in a thread of its own; another encodes and sends, one after the
-    other, and goes on when the hop has carried what it was given; a third one receives and decodes, where there is
-    room, which the output makes when it is sent. The first stage takes a microbatch up when fewer than `in_flight`
-    are not back. A hop begins to carry a microbatch when it has carried the one before, and does not wait
-    for the delay of that.
+    A stage computes one microbatch after the other, in a thread of its own. Another encodes them and hands them to the
+    hop, which buffers them (measured over 5 Mbit/s: 0.3 MB), and carries one after the other, without waiting for the
+    delay of the one before. A third one receives and decodes, where there is room; a microbatch makes room when the
+    hop has its output. The first stage takes one up when fewer than `in_flight` are not back.
 
     Source: a timed event graph without choice, whose moments are maxima of sums of earlier ones: Baccelli, Cohen,
     Olsder, Quadrat, "Synchronization and Linearity", Wiley 1992, chapter 2. So where times do not vary and there is
@@ -156,15 +157,16 @@ def pass_through(times: PipelineTimes, num_microbatches: int) -> Passage:
             end[i, m] = started + part["compute_s"][i, m]
             leaves = np.maximum(end[i, m], sent[i, m - 1]) + part["send_s"][i, m]
             if i == last:
+                sent[i, m] = leaves
                 carried[i, m] = np.maximum(leaves, carried[i, m - 1]) + part["return_busy_s"][0, m]
                 returned[0, m] = carried[i, m] + part["return_propagation_s"][0, m]
-                sent[i, m] = carried[i, m]
                 break
             leaves += part["encode_s"][i, m]
             ready = np.maximum(decoded[i + 1, m - 1], sent[i + 1, m - rooms[i + 1]])
             if rooms[i + 1] < in_flight:
                 leaves = np.maximum(leaves, ready + part["grant_s"][i, m])
-            sent[i, m] = carried[i, m] = np.maximum(leaves, carried[i, m - 1]) + part["busy_s"][i, m]
+            sent[i, m] = leaves
+            carried[i, m] = np.maximum(leaves, carried[i, m - 1]) + part["busy_s"][i, m]
             received = np.maximum(carried[i, m] + part["propagation_s"][i, m], ready)
             there = decoded[i + 1, m] = received + part["decode_s"][i, m]
     return Passage(admitted[0].T, end[last].T, returned[0].T)
