@@ -182,7 +182,7 @@ def _arrays(times: PipelineTimes, num_microbatches: int) -> dict[str, Array]:
     shape = np.shape(times.compute_s)
     if len(shape) not in (2, 3) or shape[1] < 2 or not shape[0]:
         raise FrameError(f"compute_s: expected the shape (candidates, 2 or more stages), got {shape}")
-    num_candidates, num_stages = shape[:2]
+    num_candidates, num_stages = int(shape[0]), int(shape[1])
     if times.in_flight < 1 or times.batch_size < 1:
         raise FrameError(f"in_flight, batch_size: expected 1 or more, got {times.in_flight}, {times.batch_size}")
     if times.rooms is not None and (len(times.rooms) != num_stages or min(times.rooms) < 1):
@@ -191,7 +191,7 @@ def _arrays(times: PipelineTimes, num_microbatches: int) -> dict[str, Array]:
     arrays = {}
     for name, count in counts.items():
         given = getattr(times, name)
-        values = np.asarray(np.zeros((num_candidates, count)) if given is None else given, dtype=np.float64)
+        values: Array = np.zeros((num_candidates, count)) if given is None else np.asarray(given, dtype=np.float64)
         if values.ndim == 2:
             values = np.broadcast_to(values[:, :, None], (*values.shape, num_microbatches))
         if values.shape != (num_candidates, count, num_microbatches):
