@@ -25,9 +25,9 @@ from pplib.config import Configuration, configuration
 from pplib.devices import Device, Testbed
 from pplib.links import UNSHAPED, LinkRecord
 from pplib.plan import profiling
-from pplib.planner.device_profile import DeviceProfile, levels
-from pplib.planner.hop_profile import HopProfile
-from pplib.planner.stage_times import StageTimes
+from pplib.planner.profiles.device_profile import DeviceProfile, levels
+from pplib.planner.profiles.hop_profile import HopProfile
+from pplib.planner.profiles.stage_times import StageTimes
 from pplib.sweep.experiment import Experiment, prepare, proven
 from pplib.sweep.progress import Told
 from pplib.sweep.schedule import Trial

@@ -33,8 +33,8 @@ ROOMS = {
     "": (set(), []),
     "model": ({""}, ["tracing", "stages", "weights", "", "exported"]),
     "pipeline": ({"", "model"}, ["process", "monitor", "wire", "hops", "stage", "worker", "coordinator"]),
-    "analysis": ({""}, ["", "trials", "estimated", "predicted"]),
-    "planner": ({"", "analysis"}, [""]),
+    "analysis": ({""}, ["", "trials", "estimated"]),
+    "planner": ({"", "analysis"}, ["profiles", "search", ""]),
     "testbed": (
         {"", "pipeline"},
         ["ssh", "shipping", "shaping", "emulation", "provision", "workers", ""],

@@ -13,8 +13,8 @@ from pplib.config import Configuration
 from pplib.devices import Testbed, load_testbed
 from pplib.errors import ParetoPipeError
 from pplib.grid import load_grid
-from pplib.planner.device_profile import DeviceProfile
-from pplib.planner.stage_times import StageTimes
+from pplib.planner.profiles.device_profile import DeviceProfile
+from pplib.planner.profiles.stage_times import StageTimes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from pplib.pipeline.coordinator.weights_sending import send_weights
 from pplib.pipeline.monitor.disturbance import disturbance
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.plan import PipelinePlan, tensor_spec
-from pplib.planner.device_profile import TimedStage, powers_w
+from pplib.planner.profiles.device_profile import TimedStage, powers_w
 from pplib.runtimes import runtime
 from pplib.sweep.experiment import Experiment
 
@@ -76,7 +76,7 @@ class DeviceTiming:
 
     @property
     def powers_w(self) -> tuple[float, float] | None:
-        """See `pplib.planner.device_profile.powers_w`."""
+        """See `pplib.planner.profiles.device_profile.powers_w`."""
         return powers_w([(one.usage.energy_j, one.usage.duration_s or 0.0, _busy_s(one)) for one in self._visits])
 
     def begin(self) -> None:

@@ -17,7 +17,7 @@ from pplib.pipeline.coordinator.coordinator import Coordinator
 from pplib.pipeline.stage.length import Length
 from pplib.pipeline.stage.tensors import array_of
 from pplib.pipeline.wire.plan import ExportedStage, PipelinePlan, tensor_spec
-from pplib.planner.hop_profile import Line, fit_line
+from pplib.planner.profiles.hop_profile import Line, fit_line
 from pplib.runtimes import EAGER, runtime
 from pplib.sweep.experiment import Experiment
 

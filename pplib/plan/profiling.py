@@ -20,11 +20,11 @@ from pplib.pipeline.coordinator.coordinator import Coordinator, wall_clock
 from pplib.pipeline.wire.messages import Description
 from pplib.plan.device_timing import DeviceTiming, time_in_turns
 from pplib.plan.hop_timing import HopTimes, time_hops
-from pplib.planner.device_profile import DeviceProfile
-from pplib.planner.hop_profile import HopProfile
-from pplib.planner.kept import P, find_profile, keep_profile, profile_path, read_profile
 from pplib.planner.prediction import Pipeline
-from pplib.planner.stage_times import StageTimes
+from pplib.planner.profiles.device_profile import DeviceProfile
+from pplib.planner.profiles.hop_profile import HopProfile
+from pplib.planner.profiles.kept import P, find_profile, keep_profile, profile_path, read_profile
+from pplib.planner.profiles.stage_times import StageTimes
 from pplib.runtimes import check_offered
 from pplib.sweep.experiment import Experiment, prepare
 from pplib.testbed.session import Session, workers_up

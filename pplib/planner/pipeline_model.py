@@ -202,7 +202,7 @@ def _arrays(times: PipelineTimes, num_microbatches: int) -> dict[str, Array]:
     arrays = {}
     for name, count in counts.items():
         given = getattr(times, name)
-        values = np.asarray(np.zeros((num_candidates, count)) if given is None else given, dtype=np.float64)
+        values: Array = np.zeros((num_candidates, count)) if given is None else np.asarray(given, dtype=np.float64)
         if values.ndim == 2:
             values = np.broadcast_to(values[:, :, None], (*values.shape, num_microbatches))
         if values.shape != (num_candidates, count, num_microbatches):

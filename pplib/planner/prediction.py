@@ -10,9 +10,9 @@ import pandas as pd
 
 from pplib.errors import FrameError
 from pplib.links import UNSHAPED, Direction, LinkProfile
-from pplib.planner.hop_profile import HopProfile, Line
 from pplib.planner.pipeline_model import Array, PipelineTimes, part_names, periodic, predict
-from pplib.planner.stage_times import StageTimes
+from pplib.planner.profiles.hop_profile import HopProfile, Line
+from pplib.planner.profiles.stage_times import StageTimes
 from pplib.records import point_label
 
 PAYLOAD = 1448 / 1500

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from pplib.analysis.predicted.planning import balanced_points, even_points
 from pplib.config import Configuration
 from pplib.decode import plain
 from pplib.devices import Testbed
 from pplib.errors import OutputError, PartitionError
 from pplib.model.points import combinations, validate_points
+from pplib.planner.points import balanced_points, even_points
 from pplib.records import write_atomic
 
 NAME = "partition_points.json"

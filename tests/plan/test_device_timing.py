@@ -12,7 +12,7 @@ from pplib.pipeline.monitor.usage import Usage
 from pplib.pipeline.wire import messages as m
 from pplib.plan import device_timing
 from pplib.plan.device_timing import RUNS, WARMUP, DeviceTiming, even_cuts, time_in_turns
-from pplib.planner.device_profile import levels
+from pplib.planner.profiles.device_profile import levels
 
 UNITS_S = [0.1, 0.1, 0.1, 0.3, 0.3, 0.1]
 COUNT = len(UNITS_S)

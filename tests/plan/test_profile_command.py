@@ -15,10 +15,10 @@ from pplib.__main__ import main
 from pplib.errors import OutputError
 from pplib.files.csv_text import read_csv
 from pplib.plan import device_timing, hop_timing, predicting
-from pplib.planner.device_profile import DeviceProfile
-from pplib.planner.hop_profile import HopProfile
-from pplib.planner.kept import read_profile
-from pplib.planner.stage_times import StageTimes
+from pplib.planner.profiles.device_profile import DeviceProfile
+from pplib.planner.profiles.hop_profile import HopProfile
+from pplib.planner.profiles.kept import read_profile
+from pplib.planner.profiles.stage_times import StageTimes
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = {

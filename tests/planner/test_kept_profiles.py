@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from pplib.errors import OutputError
-from pplib.planner.device_profile import DeviceProfile, TimedStage
-from pplib.planner.hop_profile import HopProfile, Line
-from pplib.planner.kept import SCHEMA_VERSION, find_profile, keep_profile, profile_path, read_profile
+from pplib.planner.profiles.device_profile import DeviceProfile, TimedStage
+from pplib.planner.profiles.hop_profile import HopProfile, Line
+from pplib.planner.profiles.kept import SCHEMA_VERSION, find_profile, keep_profile, profile_path, read_profile
 from pplib.records import HALF
 
 ASKED = {"name": "pi", "model": "m", "threads": 1}

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from pplib.errors import FrameError
 from pplib.links import Direction, LinkProfile
-from pplib.planner.hop_profile import HopProfile, Line
 from pplib.planner.prediction import PAYLOAD, Pipeline, predict_cuts
-from pplib.planner.stage_times import StageTimes
+from pplib.planner.profiles.hop_profile import HopProfile, Line
+from pplib.planner.profiles.stage_times import StageTimes
 from tests.planner.test_stage_times import COUNT, SIZES, profile, truth_s
 
 ABOUT = {"name": "a-b", "asked": {}, "found": {}, "began": "", "took_s": 1.0}

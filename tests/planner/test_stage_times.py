@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pplib.errors import FrameError
-from pplib.planner.device_profile import DeviceProfile, TimedStage, levels, powers_w
-from pplib.planner.hop_profile import fit_line
-from pplib.planner.stage_times import StageTimes
+from pplib.planner.profiles.device_profile import DeviceProfile, TimedStage, levels, powers_w
+from pplib.planner.profiles.hop_profile import fit_line
+from pplib.planner.profiles.stage_times import StageTimes
 
 SIZES = [3.0e6, 9.0e6, 5.0e6, 5.0e6, 2.0e6, 1.0e6, 1.0e6, 0.5e6, 0.1e6]
 UNITS_S = [0.010, 0.030, 0.020, 0.015, 0.005, 0.010, 0.008, 0.004]

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pplib.planner.kept import Kept
+from pplib.planner.profiles.kept import Kept
 
 Array = NDArray[np.float64]
 _SWEEPS = 20  # of a median polish: it settles in a few

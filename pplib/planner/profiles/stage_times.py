@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pplib.errors import FrameError
-from pplib.planner.device_profile import DeviceProfile, levels
+from pplib.planner.profiles.device_profile import DeviceProfile, levels
 
 Array = NDArray[np.float64]
 

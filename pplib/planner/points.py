@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+
+import numpy as np
 
 from pplib.errors import PartitionError
+from pplib.planner.search.fronts import pareto_plans
+from pplib.planner.search.plan_costs import PlanCosts
 
 
 def even_points(num_units: int, num_stages: int) -> tuple[int, ...]:
@@ -32,8 +35,8 @@ def balanced_points(
 ) -> tuple[int, ...]:
     """The partition points whose slowest stage or hop is as fast as can be: exact, no heuristics.
 
-    Every stage holds at least one unit. Among equally good choices the one with the smallest sum of
-    all stage and transfer times wins, then the earliest cuts.
+    Every stage holds at least one unit. Among equally good choices one with the smallest sum of all stage and
+    transfer times wins.
 
     Args:
         unit_times_s: seconds per microbatch of unit 1..N on a device of speed 1.
@@ -47,8 +50,6 @@ def balanced_points(
 
     Raises:
         PartitionError: fewer units than stages, or times, speeds or lengths that make no sense.
-
-    Source: minimax partition of a chain by dynamic programming over the cuts, O(k N^2).
 
     >>> balanced_points([4, 1, 1, 1, 1], 2)
     (1,)
@@ -66,44 +67,15 @@ def balanced_points(
     _check_numbers("speeds", factors, num_stages, least=math.ulp(0.0))
     _check_numbers("transfer_s", hops, count, least=0.0)
 
-    until = [0.0, *accumulate(times)]
-
-    def stage_s(stage: int, first: int, last: int) -> float:
-        return (until[last] - until[first]) / factors[stage]
-
-    # Two passes: the smallest bottleneck first, then the smallest sum that keeps to it. One pass over
-    # pairs (bottleneck, sum) would be wrong: a prefix with the larger bottleneck but the smaller sum
-    # is the better one whenever a later stage is slower than both.
-    # bottleneck[s][j]: the least possible slowest part when stages s.. run units j+1..N.
-    infinite = math.inf
-    bottleneck = [[infinite] * (count + 1) for _ in range(num_stages)]
-    total = [[infinite] * (count + 1) for _ in range(num_stages)]
-    for j in range(count):
-        bottleneck[-1][j] = stage_s(num_stages - 1, j, count)
-    for stage in reversed(range(num_stages - 1)):
-        for j in range(stage, count):
-            cuts = range(j + 1, count - (num_stages - stage - 1) + 1)
-            parts = (max(stage_s(stage, j, p), hops[p - 1], bottleneck[stage + 1][p]) for p in cuts)
-            bottleneck[stage][j] = min(parts, default=infinite)
-    limit = bottleneck[0][0]
-
-    chosen = [[0] * (count + 1) for _ in range(num_stages)]
-    for j in range(count):
-        if stage_s(num_stages - 1, j, count) <= limit:
-            total[-1][j] = stage_s(num_stages - 1, j, count)
-    for stage in reversed(range(num_stages - 1)):
-        for j in range(stage, count):
-            for p in range(j + 1, count - (num_stages - stage - 1) + 1):
-                here = stage_s(stage, j, p)
-                if here > limit or hops[p - 1] > limit:
-                    continue
-                candidate = here + hops[p - 1] + total[stage + 1][p]
-                if candidate < total[stage][j]:
-                    total[stage][j], chosen[stage][j] = candidate, p
-    points: list[int] = []
-    for stage in range(num_stages - 1):
-        points.append(chosen[stage][points[-1] if points else 0])
-    return tuple(points)
+    until = np.concatenate([[0.0], np.cumsum(times)]) / np.array(factors)[:, None]
+    stage_s = until[:, None, :] - until[:, :, None]
+    stage_s[0, 0, 0] = np.inf  # the first one is not left empty
+    # All devices, in this order: each can only send to the next, and only the last one has a way back.
+    busy_s = np.full((num_stages, num_stages, count + 1), np.inf)
+    busy_s[np.arange(num_stages - 1), np.arange(1, num_stages)] = [0.0, *hops]
+    back_s = np.where(np.arange(num_stages) < num_stages - 1, np.inf, 0.0)
+    costs = PlanCosts(stage_s=stage_s, hop_busy_s=busy_s, hop_delay_s=np.zeros_like(busy_s), back_busy_s=back_s)
+    return pareto_plans(costs, math.inf, first=0)[-1].points
 
 
 def _check_counts(num_units: int, num_stages: int) -> None:

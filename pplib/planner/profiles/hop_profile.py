@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from pplib.planner.kept import Kept
+from pplib.planner.profiles.kept import Kept
 
 _STEPS, _TUNING = 50, 1.345  # of reweighting; Huber's constant, 95 % efficient where errors are normal
 _LEAST_SD = 0.01

@@ -1,0 +1,1 @@
+"""What devices and hops were seen to take, and what follows for any stage."""

@@ -1,0 +1,1 @@
+"""Exact fronts over all cuts, device orders and choices of devices."""
