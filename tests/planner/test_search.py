@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pplib.errors import FrameError, PartitionError
-from pplib.planner import search
 from pplib.planner.pipeline_model import PipelineTimes, predict
+from pplib.planner.search import fronts
 from pplib.planner.search.fronts import pareto_plans
 from pplib.planner.search.plan_costs import PlanCosts
 
@@ -112,8 +112,8 @@ def test_the_front_is_that_of_all_plans(problem):
 def test_the_front_is_the_same_however_few_labels_live_at_first(problem):
     """So that bounds are renewed, devices tracked, and searches widened, which small problems do not need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "FIRST_WIDTH", 1)
-        patch.setattr(search, "FIRST_STATES", 2)
+        patch.setattr(fronts, "FIRST_WIDTH", 1)
+        patch.setattr(fronts, "FIRST_STATES", 2)
         check(*problem)
 
 
