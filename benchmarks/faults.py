@@ -34,7 +34,7 @@ from pplib.testbed.provision.setup import set_up
 from pplib.testbed.session import workers_up
 from tests.helpers.remote_devices import running
 
-BACKENDS = ("socket", "rpc")
+BACKENDS = ("socket", "rpc", "gloo")
 GONE_S = 10.0  # for what a lost worker had to end
 OK_BEFORE = 2  # trials that must be well again before the next fault strikes
 SMALL = {
@@ -138,7 +138,7 @@ def devices_up(folder: Path) -> Iterator[Arena]:
 
 @contextlib.contextmanager
 def arena_up(arena: Arena) -> Iterator[Arena]:
-    """Have the workers of both devices up, for both backends; nothing may be left of them afterwards."""
+    """Have the workers of both devices up, for all backends; nothing may be left of them afterwards."""
     with workers_up(load_testbed(arena.devices), list(BACKENDS)):
         yield arena
     assert not arena.left(), arena.left()
