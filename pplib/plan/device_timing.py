@@ -22,10 +22,10 @@ from pplib.planner.profiles.device_profile import TimedStage, powers_w
 from pplib.runtimes import runtime
 from pplib.sweep.experiment import Experiment
 
-PAUSE_S = 0.03  # before a run, as while other stages compute: a longer one changes little
+PAUSE_S = 0.1  # before a run at most, as while other stages compute: a longer one changes nothing
 WARMUP, RUNS = 1, 2  # of one visit to a stage
 ROUNDS, LEAST_ROUNDS = 10, 3
-SECONDS = 45.0  # of each device: no more rounds are begun then, of devices that are slow
+SECONDS = 60.0  # of each device: no more rounds are begun then, of devices that are slow
 LEAST_HAD = 0.9  # of the time that stages take, with a core to themselves
 CUTS = 5  # where anchors begin and end
 
@@ -83,16 +83,17 @@ class DeviceTiming:
         """Look at every unit once, and choose the stages to time."""
         last = len(self._experiment.partitioned.points) - 1
         units = [(i, i + 1) for i in range(last)]
-        looks = [self._visit(one, 1, 1) for one in units]
+        self._unit_s = [statistics.fmean(_taken_s(self._visit(one, 1, 1, PAUSE_S))) for one in units]
         self._visits.clear()
-        cuts = even_cuts([statistics.median(_taken_s(one)) for one in looks], CUTS)
+        cuts = even_cuts(self._unit_s, CUTS)
         anchors = [(0, last), *((0, cut) for cut in cuts), *((cut, last) for cut in cuts)]
         self._seen = {one: _Seen() for one in dict.fromkeys([*units, (0, 0), (last, last), *anchors])}
 
     def round(self) -> None:
         """Time every stage, in an order drawn anew."""
         for one in self._draw.sample(list(self._seen), len(self._seen)):
-            trace, seen = self._visit(one, WARMUP, RUNS), self._seen[one]
+            others_s = max(0.0, sum(self._unit_s) - sum(self._unit_s[slice(*one)]))
+            trace, seen = self._visit(one, WARMUP, RUNS, min(PAUSE_S, others_s)), self._seen[one]
             seen.rounds_s.append(statistics.fmean(_taken_s(trace)[WARMUP:]))
             seen.copies_s.append(statistics.median(trace.moments.copy_ns[WARMUP:]) * 1e-9)
             seen.param_bytes = self._held_bytes
@@ -113,7 +114,7 @@ class DeviceTiming:
             for (first, last), seen in self._seen.items()
         ]
 
-    def _visit(self, border: Border, warmup: int, count: int) -> m.Trace:
+    def _visit(self, border: Border, warmup: int, count: int, pause_s: float) -> m.Trace:
         if border not in self._plans:
             self._plans[border] = stage_plan(self._experiment, self._config, border, self._runtime)
             for sha256 in self._experiment.maker.files.keys() - self._sent:
@@ -121,7 +122,7 @@ class DeviceTiming:
                 self._sent.add(sha256)
         prepare = m.Prepare(plan=self._plans[border], stage_index=0)
         self._held_bytes = self.worker.expect(prepare, m.Prepared, limits.BUILD_STAGE_S).param_bytes
-        request = m.TimeStage(warmup=warmup, count=count, pause_s=PAUSE_S)
+        request = m.TimeStage(warmup=warmup, count=count, pause_s=pause_s)
         trace = self.worker.expect(request, m.Trace, limits.TIME_STAGE_S)
         self._visits.append(trace)
         return trace

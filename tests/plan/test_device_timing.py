@@ -23,14 +23,14 @@ class Device:
 
     def __init__(self, name, clock, slowdown=1.0, had=1.0):
         self.name, self._clock, self._slowdown, self.had = name, clock, slowdown, had
-        self.visits, self.pauses_s = [], set()
+        self.visits, self.pauses_s = [], {}
 
     def expect(self, request, kind, timeout_s):
         if isinstance(request, m.Prepare):
             self._border = request.plan
             return m.Prepared(build_s=0.0, param_bytes=sum(range(*self._border)), resident_bytes=1)
         self.visits.append(self._border)
-        self.pauses_s.add(request.pause_s)
+        self.pauses_s[self._border] = request.pause_s
         taken_s = self._slowdown * (sum(UNITS_S[slice(*self._border)]) + 1e-3) * 1.001 ** len(self.visits)
         starts = []
         for run in range(request.warmup + request.count):
@@ -81,7 +81,9 @@ def test_every_stage_is_timed_once_a_round_in_orders_of_their_own_and_warm_ups_d
     assert len(device.visits) == COUNT + size * device_timing.ROUNDS
     assert all(sorted(visited) == sorted((one.first, one.last) for one in stages) for visited in rounds)
     assert len({tuple(visited) for visited in rounds}) == device_timing.ROUNDS
-    assert device.pauses_s == {device_timing.PAUSE_S}
+    assert device.pauses_s[0, COUNT] == 0, "nothing else computes meanwhile"
+    assert device.pauses_s[0, COUNT - 1] == pytest.approx(min(0.1, device_timing.PAUSE_S), rel=0.1)
+    assert device.pauses_s[0, 1] == device_timing.PAUSE_S
     found, slowness, _ = levels([one.rounds_s for one in stages])
     for stage, level in zip(stages, found, strict=True):
         assert level == pytest.approx(sum(UNITS_S[stage.first : stage.last]) * found[0] / 0.1, abs=0.05 * level + 0.01)

@@ -22,11 +22,10 @@ Array = NDArray[np.float64]
 
 # What is expected before anything is known, as standard deviations: of the first factor about 1, of each about the one
 # before it, and of what a stage takes as a stage about 0, by a usual unit.
-FACTOR_SD, STEP_SD, STAGE_SD = 0.3, 0.1, 0.3
-ALONE_SD = 0.05  # how far a unit alone is from all that
-LEAST_SHARE = 0.1  # of its time alone, what a unit takes at least in a longer stage
+FACTOR_SD, STEP_SD, STAGE_SD = 0.5, 0.3, 0.3
+ALONE_SD = 0.5  # how far a unit alone may be from all that: how far they are is told by what they leave
 LEAST_SD = 0.02  # no sum is better than that
-_STEPS = 10
+_STEPS = 3
 _MEDIAN = 1.2533  # standard error of a median by that of a mean, of normal values
 
 
@@ -68,15 +67,13 @@ class StageTimes:
         usual_s = float(alone.mean())
         crossing = float(np.mean(self._bytes[:-1] + self._bytes[1:]))
         self._scale = np.array([1.0] * (len(self._cuts) - 1) + [usual_s, usual_s / crossing])
-        self.model_sd = LEAST_SD
-        # What a unit takes beside its share as a stage, and what an anchor weighs, both are known from the terms, which
-        # they decide.
-        for _ in range(_STEPS):
+        self.model_sd, self._alone_sd = LEAST_SD, ALONE_SD
+        for _ in range(
+            _STEPS
+        ):  # how far units alone are off decides what they weigh, beside anchors that count in full
             self._terms, self._covariance, off = self._fitted()
-            as_stage_s = self._terms[-2] + self._terms[-1] * (self._bytes[:-1] + self._bytes[1:])
-            self._alone = np.maximum(alone - as_stage_s, LEAST_SHARE * alone)
-            off = (off**2 - self._noise**2)[self._is_anchor]
-            self.model_sd = max(LEAST_SD, float(np.sqrt(max(0.0, off.mean())))) if len(off) else ALONE_SD
+            self._alone_sd = self._excess(off, ~self._is_anchor)
+            self.model_sd = self._excess(off, self._is_anchor if self._is_anchor.any() else ~self._is_anchor)
 
     def at(self, first: int, last: int) -> StageTime:
         """The units after point `first` up to point `last`; equal ones are the empty stage.
@@ -100,6 +97,14 @@ class StageTimes:
             seconds[first, last], log_sd[first, last] = self.at(first, last)
         return seconds, log_sd
 
+    def _excess(self, off: Array, some: NDArray[np.bool_]) -> float:
+        """How far some stages are off, without their noise."""
+        return (
+            max(LEAST_SD, float(np.sqrt(max(0.0, float((off**2 - self._noise**2)[some].mean())))))
+            if some.any()
+            else 0.0
+        )
+
     def _row(self, first: int, last: int) -> Array:
         """What is multiplied by the terms: the time of its units alone in each segment; 1; what crosses its ends."""
         ends = [min(max(cut, first), last) for cut in self._cuts]
@@ -111,7 +116,7 @@ class StageTimes:
         of it, without what that fit may be off.
         """
         rows = np.array([self._row(*place) for place in self._places]) / self._level[:, None] * self._scale
-        sd = np.hypot(self._noise, np.where(self._is_anchor, self.model_sd, ALONE_SD))
+        sd = np.hypot(self._noise, np.where(self._is_anchor, LEAST_SD, self._alone_sd))
         size, factors = len(self._scale), len(self._scale) - 2
         before = np.eye(size)
         before[1:factors] -= np.eye(size)[: factors - 1]  # each factor less the one before it
