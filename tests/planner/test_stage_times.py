@@ -106,7 +106,7 @@ def test_times_are_above_zero_and_scale_with_the_device(units_s, constant_s, per
     for place in ALL:
         assert times.at(*place).seconds > 0
         assert np.isfinite(times.at(*place).log_sd)
-        assert others.at(*place).seconds == pytest.approx(factor * times.at(*place).seconds, rel=1e-6)
+        assert others.at(*place).seconds == pytest.approx(factor * times.at(*place).seconds, rel=1e-5)
 
 
 def test_the_table_has_every_stage_and_nothing_else():
