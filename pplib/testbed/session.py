@@ -125,7 +125,10 @@ class Session:
             return None
 
     def _reach(self, address: Address, stack: contextlib.ExitStack, patience_s: float | None = None) -> WorkerClient:
-        end = time.monotonic() + (self.told.ready_timeout_s + limits.SILENT_S if patience_s is None else patience_s)
+        patience_s = self.told.ready_timeout_s + limits.SILENT_S if patience_s is None else patience_s
+        end = time.monotonic() + patience_s
+        # A worker that cannot leave the session before ends by itself.
+        left = time.monotonic() + min(patience_s, limits.LEAVE_SESSION_S + limits.SESSION_WAIT_S)
         log = Path(address.log)
         while True:
             since = log.stat().st_size if log.exists() else 0
@@ -139,7 +142,8 @@ class Session:
                 stack.callback(client.close)
                 return client
             except (TransportError, WorkerError) as exc:
-                if isinstance(exc, HandshakeError) or (isinstance(exc, WorkerFailed) and exc.lasting):
+                leaving = isinstance(exc, WorkerFailed) and exc.busy and time.monotonic() < left
+                if isinstance(exc, HandshakeError) or (isinstance(exc, WorkerFailed) and exc.lasting and not leaving):
                     raise
                 if time.monotonic() > end:
                     raise WorkerError(f"{exc}: {last_words(log, 0, 0.0)}") from exc

@@ -87,3 +87,23 @@ def test_a_worker_that_answers_with_a_failure_that_lasts_is_not_asked_again(monk
     with pytest.raises(WorkerFailed, match="NVIDIA"), contextlib.ExitStack() as stack:
         session._reach(address, stack)
     assert len(failures) - len(left) == asked
+
+
+@pytest.mark.parametrize(("limit_s", "told"), [(60.0, "NVIDIA"), (0.0, "another coordinator")])
+def test_a_worker_that_is_still_leaving_the_run_before_is_asked_until_it_must_have_ended(
+    monkeypatch, tmp_path, limit_s, told
+):
+    left = [WorkerFailed("pi-1: another coordinator is using this worker", busy=True)] * 3
+    left.append(WorkerFailed("pi-1: Found no NVIDIA driver"))
+
+    def connect(*arguments, **options):
+        raise left.pop(0)
+
+    monkeypatch.setattr("pplib.testbed.session.WorkerClient", connect)
+    for name, seconds in (("REACH_RETRY_S", 0.0), ("LEAVE_SESSION_S", limit_s), ("SESSION_WAIT_S", 0.0)):
+        monkeypatch.setattr(f"pplib.limits.{name}", seconds)
+    file = SessionFile("", "00", ["rpc"], ADDRESSES, 60.0, "none", "none", UNSHAPED, True)
+    session = Session(file, tmp_path, None, False)
+    with pytest.raises(WorkerFailed, match=told), contextlib.ExitStack() as stack:
+        session._reach(Address("pi-1", "/nowhere", str(tmp_path / "log")), stack)
+    assert len(left) == (0 if limit_s else 3)

@@ -28,11 +28,12 @@ class WorkerFailed(WorkerError):
 
     Attributes:
         lasting: it would fail again; want of memory, or of descriptors, may pass.
+        busy: another coordinator has it, or one that is gone had it, and it is still leaving that.
     """
 
-    def __init__(self, text: str, lasting: bool = True) -> None:
+    def __init__(self, text: str, lasting: bool = True, busy: bool = False) -> None:
         super().__init__(text)
-        self.lasting = lasting
+        self.lasting, self.busy = lasting, busy
 
 
 class WorkerClient:
@@ -96,7 +97,7 @@ class WorkerClient:
             kind = "" if reply.kind.endswith("Error") and "Runtime" not in reply.kind else f"{reply.kind}: "
             text = f"{self.name}: {kind}{reply.message or reply.kind}"
             lasting = reply.kind not in {"MemoryError", "OSError"}
-            error = WorkerLost(text) if reply.ends else WorkerFailed(text, lasting)
+            error = WorkerLost(text) if reply.ends else WorkerFailed(text, lasting, reply.kind == m.BUSY)
             error.add_note(reply.kind)
             raise error
         return reply

@@ -248,8 +248,11 @@ class Content(Message, frozen=True):
     content: bytes
 
 
+BUSY = "BusyError"
+
+
 class Failed(Message, frozen=True):
-    """The request failed; `kind` is the exception's name, `message` its text.
+    """The request failed; `kind` is the exception's name, or BUSY where another coordinator is served; and why.
 
     `ends`: the worker's process ends with this answer.
     """

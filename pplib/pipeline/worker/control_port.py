@@ -113,7 +113,7 @@ class ControlPort:
 
 
 def _refuse(connection: Connection) -> None:
-    answer = m.Failed(kind="WorkerError", message="another coordinator is using this worker")
+    answer = m.Failed(kind=m.BUSY, message="another coordinator is using this worker")
     with contextlib.suppress(TransportError):
         # Closing with its request unread would make the kernel throw the answer away.
         receive_message(connection, Deadline(limits.REFUSAL_S, "first request"), REFUSAL_BYTES)
