@@ -201,3 +201,11 @@ def test_frames_that_hold_nothing_to_draw_are_refused(points, profile, timeline,
         charts.decomposition_chart(summary[["model", "latency_s"]])
     with pytest.raises(FrameError, match=r"point 20: expected one of 0\.\.19"):
         charts.split_chart(predicted, 20)
+
+
+def test_every_one_of_many_series_has_a_colour_of_its_own(make_summary):
+    summary = make_summary(depths=(2,), repeats=1)
+    one = summary[summary["backend"] == "socket"]
+    many = pd.concat([one.assign(runtime=f"r{i}") for i in range(14)], ignore_index=True)
+    names, colours = palette(with_series(many))
+    assert len(set(names)) == len(set(colours)) == 14
