@@ -108,7 +108,7 @@ def _times(pipeline: Pipeline, points: np.ndarray, draws: int, seed: int) -> Pip
         payload = np.interp(num_bytes, *_sorted(hop))
         busy.append(drawn(_carried(hop.transfer, payload, pipeline.link.forward), hop.transfer.log_sd))
         for line, into in ((hop.encode, encode), (hop.decode, decode)):
-            into.append(np.zeros(count * (draws + 1)) if line is None else drawn(_at(line, num_bytes), line.log_sd))
+            into.append(np.zeros(count * (draws + 1)) if line is None else drawn(line.at(num_bytes), line.log_sd))
     result = np.full(count, crossing[-1])
     back = pipeline.hops[-1].back
     hops, delays = len(pipeline.hops), pipeline.link
@@ -129,10 +129,6 @@ def _sorted(hop: HopProfile) -> tuple[Array, Array]:
     """The sizes of its messages, and what crossed of each."""
     order = np.argsort(hop.num_bytes)
     return np.asarray(hop.num_bytes, dtype=np.float64)[order], np.asarray(hop.payload_bytes)[order]
-
-
-def _at(line: Line, num_bytes: Array) -> Array:
-    return np.asarray(line.fixed_s + line.per_byte_s * num_bytes, dtype=np.float64)
 
 
 def _carried(line: Line, payload: Array, way: Direction) -> Array:

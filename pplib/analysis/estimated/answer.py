@@ -21,6 +21,8 @@ from pplib.objectives import Aims
 WHOLE = 0.95
 """What share of the computing one device does where all of the model is on it; some time goes into empty stages."""
 
+_POINT = "point_name"  # a column, here alone
+
 
 class Interval(NamedTuple):
     """A figure and its 95 % interval, whose ends are NaN where nothing was repeated."""
@@ -100,6 +102,8 @@ def answers(summary: pd.DataFrame, aims: Aims, resamples: int = 2000, seed: int 
     sure = front_probability(summary, aims.objectives, resamples, seed, aims.indifference, GIVEN_KEYS)
     front = {point_name(row): row for row in sure.to_dict("records")}
     whole = _on_one_device(summary)
+    ok = summary[(summary["status"] == "ok").to_numpy(dtype=np.bool_)]
+    trials = ok.assign(**{_POINT: [point_name(row) for row in ok[POINT_KEYS].to_dict("records")]})
     found = []
     for one in together(estimates(summary, names, resamples, seed), GIVEN_KEYS):
         rows = [front[point_name(point.keys)] for point in one.points]
@@ -113,7 +117,7 @@ def answers(summary: pd.DataFrame, aims: Aims, resamples: int = 2000, seed: int 
                 {key: one.keys[key] for key in GIVEN_KEYS},
                 [key for key in others if len({str(point.keys[key]) for point in one.points}) > 1],
                 devices,
-                [_choice(one, j, way, rows, whole, aims, summary) for j, way in enumerate(aims.objectives.values())],
+                [_choice(one, j, way, rows, whole, aims, trials) for j, way in enumerate(aims.objectives.values())],
             )
         )
     return found
@@ -126,7 +130,7 @@ def _choice(
     rows: Sequence[Mapping[Any, Any]],
     whole: Mapping[str, int],
     aims: Aims,
-    summary: pd.DataFrame,
+    trials: pd.DataFrame,
 ) -> Choice:
     sign = 1.0 if way == "min" else -1.0
     values, drawn = one.values[:, column], one.draws[:, :, column]
@@ -152,7 +156,7 @@ def _choice(
         on_one.get(best),
         None if single is None else on_one[single],
         ratio,
-        *_in_the_way(summary, one.points[best].keys),
+        *_in_the_way(trials[trials[_POINT] == point_name(one.points[best].keys)]),
     )
 
 
@@ -165,10 +169,8 @@ def _alike(values: Numbers, drawn: Numbers, indifference: float, known: bool) ->
     return np.asarray((worse.mean(axis=0) < CERTAINTY) & np.isfinite(values), dtype=np.bool_)
 
 
-def _in_the_way(summary: pd.DataFrame, keys: Mapping[str, Any]) -> tuple[str, float, dict[str, float]]:
-    """Of a point: its bottleneck, how busy that is, and what its latency is made of."""
-    mine = [point_name(row) == point_name(keys) for row in summary[POINT_KEYS].to_dict("records")]
-    trials = summary[np.array(mine) & (summary["status"] == "ok").to_numpy(dtype=np.bool_)]
+def _in_the_way(trials: pd.DataFrame) -> tuple[str, float, dict[str, float]]:
+    """Of the trials of a point: its bottleneck, how busy that is, and what its latency is made of."""
     named = trials["bottleneck"].dropna() if "bottleneck" in trials else pd.Series(dtype=object)
     parts = {"computing": "compute_s", "links": "transfer_s", "waiting": "queue_s"}
     shares = {

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from pplib.planner.profiles.kept import Kept
 
 _STEPS, _TUNING = 50, 1.345  # of reweighting; Huber's constant, 95 % efficient where errors are normal
 _LEAST_SD = 0.01
+
+Amount = TypeVar("Amount", float, NDArray[np.float64])
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,8 +24,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     per_byte_s: float
     log_sd: float
 
-    def at(self, num_bytes: float) -> float:
-        """Seconds for a message of so many bytes."""
+    def at(self, num_bytes: Amount) -> Amount:
+        """Seconds for a message of so many bytes, or for each of several."""
         return self.fixed_s + self.per_byte_s * num_bytes
 
 

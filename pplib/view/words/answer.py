@@ -115,7 +115,7 @@ def _helping(changes: Sequence[Change], one: Answer, aims: Aims) -> Iterator[str
     for name, way in aims.objectives.items():
         most = max(changes, key=lambda each: each.gains.get(name, 0.0), default=None)
         if most is not None and most.gains.get(name, 0.0) > 1 + aims.indifference:
-            told.append(f"{quantity(name).name} {_times(name, way, most.gains[name])} with {_change(most, one)}")
+            told.append(f"{quantity(name).name} {_times(way, most.gains[name])} with {_change(most, one)}")
     vain = [_change(each, one) for each in changes if max(each.gains.values(), default=0.0) <= 1 + aims.indifference]
     if vain:
         told.append(f"nothing from {' or '.join(vain)}")
@@ -129,10 +129,10 @@ def _change(change: Change, one: Answer) -> str:
     return f"{'a link' if change.part == LINK else _device(int(change.part), one)} twice as fast"
 
 
-def _times(name: str, way: str, gain: float) -> str:
+def _times(way: str, gain: float) -> str:
     """By how much.
 
-    >>> _times("latency_s", "min", 1.25), _times("throughput_img_s", "max", 1.5)
+    >>> _times("min", 1.25), _times("max", 1.5)
     ('20 % less', '50 % more')
     """
     return f"{1 - 1 / gain:.0%} less".replace("%", " %") if way == "min" else f"{gain - 1:.0%} more".replace("%", " %")
