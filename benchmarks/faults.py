@@ -26,10 +26,10 @@ from pplib.config import configuration
 from pplib.devices import load_testbed
 from pplib.errors import OutputError, WorkerError
 from pplib.records import TrialRecord, write_record
-from pplib.sweep import run as room
 from pplib.sweep.experiment import Experiment, prepare
-from pplib.sweep.run import run_missing
-from pplib.sweep.schedule import missing_trials
+from pplib.sweep.measuring import run as room
+from pplib.sweep.measuring.run import run_missing
+from pplib.sweep.measuring.schedule import missing_trials
 from pplib.testbed.provision.setup import set_up
 from pplib.testbed.session import workers_up
 from tests.helpers.remote_devices import running

@@ -26,8 +26,8 @@ from pplib.config import configuration
 from pplib.links import UNSHAPED, LinkRecord
 from pplib.records import summary_row
 from pplib.sweep.experiment import Experiment, prepare
-from pplib.sweep.schedule import Trial
-from pplib.sweep.trial import run_trial
+from pplib.sweep.measuring.schedule import Trial
+from pplib.sweep.measuring.trial import run_trial
 from pplib.view.words.differences import difference_lines
 
 PLAIN, SECOND, ALL = "as it is", "second slower", "both slower"

@@ -22,7 +22,7 @@ import psutil
 from pplib.config import configuration
 from pplib.devices import load_testbed
 from pplib.sweep.experiment import prepare
-from pplib.sweep.run import run_once
+from pplib.sweep.measuring.run import run_once
 from pplib.testbed.provision.setup import set_up
 from pplib.testbed.session import workers_up
 from tests.helpers.remote_devices import running

@@ -24,14 +24,14 @@ import numpy as np
 from pplib.config import Configuration, configuration
 from pplib.devices import Device, Testbed
 from pplib.links import UNSHAPED, LinkRecord
-from pplib.plan import profiling
 from pplib.planner.profiles.device_profile import DeviceProfile, levels
 from pplib.planner.profiles.hop_profile import HopProfile
 from pplib.planner.profiles.stage_times import StageTimes
 from pplib.sweep.experiment import Experiment, prepare, proven
+from pplib.sweep.measuring.schedule import Trial
+from pplib.sweep.measuring.trial import provide, run_trial
+from pplib.sweep.planning import profiling
 from pplib.sweep.progress import Told
-from pplib.sweep.schedule import Trial
-from pplib.sweep.trial import provide, run_trial
 from pplib.testbed.session import workers_up
 
 Metrics = dict[str, float | str | None]

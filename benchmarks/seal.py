@@ -27,8 +27,8 @@ from pplib.pipeline.coordinator.coordinator import Coordinator
 from pplib.pipeline.coordinator.weights_sending import send_weights
 from pplib.pipeline.wire.connection import endpoint_of
 from pplib.sweep.experiment import Experiment, prepare
-from pplib.sweep.schedule import Trial
-from pplib.sweep.trial import run_trial
+from pplib.sweep.measuring.schedule import Trial
+from pplib.sweep.measuring.trial import run_trial
 from pplib.testbed.emulation.namespaces import Namespaces, namespaces
 from pplib.testbed.workers.local import LocalWorker
 

@@ -14,7 +14,7 @@ COMMANDS = {
     "check": ("pplib.devices.__main__", ["check"], "DEVICES.yaml: what is wrong with the devices, and what to do"),
     "setup": ("pplib.devices.__main__", ["setup"], "DEVICES.yaml: bring devices from a fresh system to ready"),
     "plan": (
-        "pplib.plan.__main__",
+        "pplib.sweep.planning.command",
         [],
         "predict GRID.yaml: what every cut would do, by profiles of devices and hops",
     ),

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 """What a front is about where nothing else is asked for: column -> the better direction."""
 
+PREDICTABLE = ("latency_s", "response_s", "throughput_img_s")
+"""Columns that are predicted of cuts which nobody has measured."""
+
 INDIFFERENCE = Configuration().indifference
 """What difference between two points does not matter, as a share, where a reader says nothing else."""
 
@@ -86,6 +89,13 @@ COLUMNS = (
             ("backward_segments", "", "segments sent towards the first device, of which that share is,"),
         )
     ],
+    *[
+        Column(f"predicted_{name}{end}", f"what was predicted of {name}, before the cut was measured{meaning}")
+        for name in PREDICTABLE
+        for end, meaning in (("", ""), ("_low", ": lower end of 95 %"), ("_high", ": upper end of 95 %"))
+    ],
+    Column("predicted_cuts", "of how many cuts of its configuration that was done"),
+    Column("plan_round", "in which round a plan chose the cut; empty where none did"),
     Column("latency_s", "median, from a microbatch's start on the first device until the last stage has its output"),
     Column("latency_mean_s", "mean of the same; the parts add up to it", "mean latency"),
     Column("latency_max_s", "the largest of the same", "latency, largest of a trial"),

@@ -21,7 +21,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Backend = Literal["socket", "rpc", "gloo"]
 PASSWORDLESS: tuple[Backend, ...] = ("rpc", "gloo")  # of PyTorch: they listen on ports of their own, for everybody
 Granularity = Literal["block", "layer"]
-Points = Literal["all", "auto", "even"] | list[int | list[int]]
+Points = Literal["all", "auto", "even", "plan"] | list[int | list[int]]
 Repeats = Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
 LINKS_FILE = "params/links.yaml"
@@ -38,6 +38,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     `max_trial_s` ends a trial over a slow link about then, with fewer images, but at least
     `LEAST_MICROBATCHES` measured microbatches; the record says how many (`num_microbatches`).
+
+    `partition_points`: all; a list; even, units shared out equally; auto, the cut that profiles of the devices and the
+    link predict to be best; plan, cuts chosen round after round, until no other may be on the front with 95 %, or
+    `max_minutes` have passed.
 
     With `repeats: auto` every point is measured `FIRST_REPEATS` times, then those of which it is not decided whether
     they are on the front once more, until it is, up to `max_repeats`, or until `max_minutes` have passed.
@@ -228,11 +232,13 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
         raise ConfigError(f"{where}{exc}") from exc
     from pplib.objectives import aims  # here: it knows the columns, which know the parameters
 
-    aims(config.objectives, config.limits, config.indifference, where)
+    aims(config.objectives, config.limits, config.indifference, where, config.partition_points in ("auto", "plan"))
     check_name(f"{where}name", config.name)
     check_name(f"{where}model", config.folder_model[:LONGEST_NAME])
     if config.partition_points == []:
-        raise ConfigError(f"{where}partition_points: expected all, auto, even or at least one point, got an empty list")
+        raise ConfigError(
+            f"{where}partition_points: expected all, auto, even, plan or at least one point, got an empty list"
+        )
     if isinstance(config.partition_points, list):
         check_once(f"{where}partition_points", config.partition_points)
     return with_folder(config, where)

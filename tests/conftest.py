@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import get_args
 
+import hypothesis
 import pytest
 
 from pplib.files.late_import import put_off_slow_imports
@@ -14,6 +15,9 @@ from pplib.files.late_import import put_off_slow_imports
 put_off_slow_imports()
 # Several tests share few cores: threads of one operation would mostly wait for each other, also in what tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+hypothesis.settings.register_profile("ours", deadline=None)  # tests assert no speed
+hypothesis.settings.load_profile("ours")
 
 ROOT = Path(__file__).resolve().parents[1]
 # Before a command that Ctrl-C is to end: tests that run in the background of a shell have SIGINT ignored.

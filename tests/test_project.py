@@ -39,10 +39,12 @@ ROOMS = {
         {"", "pipeline"},
         ["ssh", "shipping", "shaping", "emulation", "provision", "workers", ""],
     ),
-    "view": ({"", "analysis", "planner"}, ["layout", "words", "charts", "", "sections"]),
-    "sweep": ({"", "model", "pipeline", "testbed", "analysis", "planner", "view"}, ["", "job"]),
+    "view": ({"", "analysis", "planner"}, ["layout", "words", "charts", "", "planned", "sections"]),
+    "sweep": (
+        {"", "model", "pipeline", "testbed", "analysis", "planner", "view"},
+        ["", "planning", "measuring", "job"],
+    ),
     "compare": ({"", "analysis", "view", "sweep"}, [""]),
-    "plan": ({"", "model", "pipeline", "analysis", "testbed", "sweep", "planner"}, [""]),
 }
 COMMAND_LINES = {"devices/__main__.py": {"testbed"}, "cache/devices.py": {"testbed"}, "sweep/__main__.py": {"job"}}
 

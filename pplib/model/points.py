@@ -44,10 +44,31 @@ def combinations(num_points_N: int, num_stages: int) -> list[tuple[int, ...]]:
     if count > MOST_PARTITIONS:
         raise PartitionError(
             f"partition_points: all: {num_points_N} units over {num_stages} devices can be cut in {count} ways, "
-            f"expected at most {MOST_PARTITIONS}: give a list of points, even or auto, or granularity: block"
+            f"expected at most {MOST_PARTITIONS}: give a list of points, even, auto or plan, or granularity: block"
         )
     between = itertools.combinations(range(1, num_points_N), cuts)
     return [(0,) * cuts, *between, (num_points_N,) * cuts]
+
+
+def even_points(num_units: int, num_stages: int) -> tuple[int, ...]:
+    """Partition points that give every stage the same number of units, give or take one.
+
+    Raises:
+        PartitionError: fewer than two stages, or fewer units than stages.
+
+    >>> even_points(19, 2)
+    (9,)
+    >>> even_points(19, 4)
+    (4, 9, 14)
+    """
+    if num_stages < 2:
+        raise PartitionError(f"num_stages: expected 2 or more, got {num_stages}")
+    if num_units < num_stages:
+        raise PartitionError(
+            f"{num_stages} stages need at least {num_stages} units, got {num_units}: "
+            "use fewer stages, or granularity: layer"
+        )
+    return tuple(stage * num_units // num_stages for stage in range(1, num_stages))
 
 
 def validate_points(points: Sequence[int], num_points_N: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from pplib.columns import COLUMNS, INDIFFERENCE, OBJECTIVES, column, direction, quantity
+from pplib.columns import COLUMNS, INDIFFERENCE, OBJECTIVES, PREDICTABLE, column, direction, quantity
 from pplib.config import Configuration
 from pplib.errors import ConfigError, nearest
 
@@ -75,8 +75,11 @@ def aims(
     limits: Mapping[str, float],
     indifference: float = INDIFFERENCE,
     where: str = "",
+    predicted: bool = False,
 ) -> Aims:
     """Objectives and limits by the names of columns; a list gives each column its usual direction.
+
+    With `predicted`, only objectives that can be predicted of cuts which nobody has measured.
 
     Raises:
         ConfigError: a name that is no figure of `summary.csv`, one that stands twice, no objective, or a direction
@@ -96,6 +99,12 @@ def aims(
         if way not in ("min", "max"):
             raise ConfigError(f"{where}objectives.{given}: expected min or max, got {way!r}")
         ways[name] = way
+    unknown = [name for name in ways if predicted and name not in PREDICTABLE]
+    if unknown:
+        raise ConfigError(
+            f"{where}objectives: expected of a plan what is predicted, {', '.join(PREDICTABLE)}, got "
+            f"{', '.join(unknown)}: choose others, or `partition_points: all`"
+        )
     bounds = dict[str, float]()
     for given, value in limits.items():
         name = _figure(given, f"{where}limits")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from pplib.columns import PREDICTABLE
 from pplib.errors import FrameError
 from pplib.links import UNSHAPED, Direction, LinkProfile
+from pplib.planner.measured_cuts import NOISE_SD, Measured, MeasuredCuts
+from pplib.planner.part_errors import Found, Prior, draw_errors, found_once
 from pplib.planner.pipeline_model import Array, PipelineTimes, part_names, periodic, predict
 from pplib.planner.profiles.hop_profile import HopProfile, Line
 from pplib.planner.profiles.stage_times import StageTimes
@@ -17,7 +23,14 @@ from pplib.records import point_label
 
 PAYLOAD = 1448 / 1500
 """Of the bytes that a link carries, what TCP's payload is at most: a link's rate counts headers, too."""
-PREDICTED = ("latency_s", "response_s", "throughput_img_s")
+
+# How far what profiles say may be off, on the log scale, before a trial has told. Of stages: a device has its days, and
+# one that never rests is slower than one that does, so that all are off alike; and long stages more like long ones. Of
+# hops what software takes; a link keeps to its rate. What the pipeline makes of them waits for a part that is late.
+STAGES = Prior(level=0.1, alike=0.06, length=0.3)
+HOPS = Prior(level=0.3, alike=0.15, length=0.7)
+PASSAGE, PASSAGE_OWN_SD = Prior(level=0.05), 0.02
+RATE_SD = 0.02
 
 
 @dataclass(frozen=True)
@@ -40,27 +53,76 @@ class Pipeline:
     batch_size: int = 1
 
 
+class CutDraws(NamedTuple):
+    """What cuts may do: `values` has latency_s, response_s and throughput_img_s, each (cuts, 1 + draws): what is
+    expected, then draws, of which those of one column belong together. `bound_img_s` and `bottleneck`, a place in
+    `part_names`, (cuts,), are of what is expected.
+    """
+
+    values: dict[str, Array]
+    bound_img_s: Array
+    bottleneck: NDArray[np.intp]
+
+
 def predict_cuts(
-    pipeline: Pipeline, points: Sequence[tuple[int, ...]], draws: int = 200, seed: int = 0, level: float = 0.95
+    pipeline: Pipeline,
+    points: Sequence[tuple[int, ...]],
+    draws: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+    measured: MeasuredCuts | None = None,
 ) -> pd.DataFrame:
-    """Predict latency, response and throughput of cuts that nobody has measured.
+    """Predict latency, response and throughput of cuts, see `draw_cuts`.
+
+    Args:
+        pipeline, points, draws, seed, measured: see there.
+        level: the share of cases in which an interval should hold; how noisy a trial is, is not in it.
+
+    Returns:
+        One row per cut: partition_label, and for latency_s, response_s and throughput_img_s `predicted_<column>`,
+        `predicted_<column>_low` and `_high`; `predicted_bound_img_s` and `predicted_bottleneck`.
+
+    Raises:
+        FrameError: points that are none, or not as many profiles as stages and hops.
+    """
+    return predictions_table(pipeline, points, draw_cuts(pipeline, points, draws, seed, measured), level)
+
+
+def predictions_table(
+    pipeline: Pipeline, points: Sequence[tuple[int, ...]], cuts: CutDraws, level: float = 0.95
+) -> pd.DataFrame:
+    """What was drawn of cuts as a table, see `predict_cuts`."""
+    table: dict[str, object] = {"partition_label": [point_label(list(one)) for one in points]}
+    for name, values in cuts.values.items():
+        low, high = np.quantile(values[:, 1:], [(1 - level) / 2, (1 + level) / 2], axis=1)
+        table |= {f"predicted_{name}": values[:, 0], f"predicted_{name}_low": low, f"predicted_{name}_high": high}
+    names = part_names(len(pipeline.stages))
+    table["predicted_bound_img_s"] = cuts.bound_img_s
+    table["predicted_bottleneck"] = [names[i] for i in cuts.bottleneck]
+    return pd.DataFrame(table)
+
+
+def draw_cuts(
+    pipeline: Pipeline,
+    points: Sequence[tuple[int, ...]],
+    draws: int = 200,
+    seed: int = 0,
+    measured: MeasuredCuts | None = None,
+) -> CutDraws:
+    """What cuts may do, as profiles and, where there are such, trials of some of them leave it likely.
 
     A stage takes what its device's profile says. A hop takes the fixed cost of a message, and for its bytes the longer
     of what software takes and what the link's rate does, then the link's delay; so does the way back of a result, whose
-    delay is that of all links. The rest is `pipeline_model`. What the profiles are unsure of is drawn, for each stage
-    and hop of each cut apart, and goes through the model: the interval is of the draws. In it is neither how noisy one
-    trial is, nor how fast the devices are that day against the day of their profiles, which is common to all cuts.
+    delay is that of all links. How far all that is off is drawn, see `part_errors`: what parts share and what each has
+    to itself, from what trials found of the parts of other cuts. The rest is `pipeline_model`; how far that is off the
+    trials is drawn likewise.
 
     Args:
         pipeline: what is the same for all cuts.
         points: of each cut, one less than there are stages, 0..N, not decreasing.
         draws: how many.
-        seed: the same seed gives the same intervals.
-        level: the share of cases in which an interval should hold.
-
-    Returns:
-        One row per cut: partition_label, and for latency_s, response_s and throughput_img_s `predicted_<column>`,
-        `predicted_<column>_low` and `_high`; `predicted_bound_img_s` and `predicted_bottleneck`.
+        seed: the same seed gives the same draws.
+        measured: cuts of this configuration, of these points or others; None if there are none yet.
 
     Raises:
         FrameError: points that are none, or not as many profiles as stages and hops.
@@ -71,67 +133,147 @@ def predict_cuts(
     for one in points:
         if len(one) != num_stages - 1 or list(one) != sorted(one) or not all(0 <= point <= last for point in one):
             raise FrameError(f"points: expected {num_stages - 1} of 0 to {last}, in order, got {one}")
-    times = _times(pipeline, np.asarray(points, dtype=np.int64).reshape(len(points), num_stages - 1), draws, seed)
-    found = predict(times, *periodic(pipeline.in_flight))
-    shape = (len(points), draws + 1)
-    table: dict[str, object] = {"partition_label": [point_label(list(one)) for one in points]}
-    for name in PREDICTED:
-        values = getattr(found, name).reshape(shape)
-        low, high = np.quantile(values[:, 1:], [(1 - level) / 2, (1 + level) / 2], axis=1)
-        table |= {f"predicted_{name}": values[:, 0], f"predicted_{name}_low": low, f"predicted_{name}_high": high}
-    names = part_names(num_stages)
-    table["predicted_bound_img_s"] = found.bound_img_s.reshape(shape)[:, 0]
-    table["predicted_bottleneck"] = [names[i] for i in found.bottleneck.reshape(shape)[:, 0]]
-    return pd.DataFrame(table)
+    cuts = {one: i for i, one in enumerate(dict.fromkeys([*points, *(measured.points if measured else ())]))}
+    parts = _Parts(pipeline, list(cuts), measured, draws, seed)
+    found = predict(parts.times(), *periodic(pipeline.in_flight))
+    shape, rows = (len(cuts), draws + 1), [cuts[one] for one in points]
+    values = {}
+    for name in PREDICTABLE:
+        told = getattr(found, name).reshape(shape)
+        of = measured.objectives.get(name) if measured else None
+        off = parts.off(parts.every, told[:, 0], of, PASSAGE, np.full(len(cuts), PASSAGE_OWN_SD))
+        values[name] = (told * np.exp(off))[rows]
+    bound, bottleneck = found.bound_img_s.reshape(shape)[rows, 0], found.bottleneck.reshape(shape)[rows, 0]
+    return CutDraws(values, bound, bottleneck)
 
 
-def _times(pipeline: Pipeline, points: np.ndarray, draws: int, seed: int) -> PipelineTimes:
-    """For each cut one candidate of what is expected, and then its draws."""
-    count, last = len(points), len(pipeline.activation_bytes) - 1
-    rng = np.random.default_rng(seed)
+class _Parts:
+    """The times of the parts of cuts: of each what is expected, then draws."""
 
-    def drawn(seconds: Array, log_sd: Array | float) -> Array:
-        """(cuts,) or one per cut -> (cuts x (1 + draws),)."""
-        factors = np.exp(rng.standard_normal((count, draws)) * np.broadcast_to(log_sd, (count,))[:, None])
-        both = np.concatenate([np.ones((count, 1)), factors], axis=1)
-        return np.asarray((np.asarray(seconds)[:, None] * both).reshape(-1), dtype=np.float64)
+    def __init__(
+        self, pipeline: Pipeline, cuts: list[tuple[int, ...]], measured: MeasuredCuts | None, draws: int, seed: int
+    ) -> None:
+        self._pipeline, self._measured, self._draws = pipeline, measured, draws
+        self._seeds = itertools.count(seed * 1000)
+        self._bytes = np.asarray(pipeline.activation_bytes, dtype=np.float64)
+        last = len(self._bytes) - 1
+        inner = np.asarray(cuts, dtype=np.intp).reshape(len(cuts), len(pipeline.hops))
+        self._ends = np.concatenate([np.zeros((len(cuts), 1), np.intp), inner, np.full((len(cuts), 1), last)], axis=1)
+        self.every = np.arange(len(cuts))
+        place = {one: i for i, one in enumerate(cuts)}
+        self._known = np.array([place[one] for one in measured.points] if measured else [], dtype=np.intp)
 
-    ends = np.concatenate([np.zeros((count, 1), np.int64), points, np.full((count, 1), last)], axis=1)
-    compute = []
-    for i, stage in enumerate(pipeline.stages):
-        seconds, log_sd = np.array([stage.at(int(first), int(end)) for first, end in ends[:, i : i + 2]]).T
-        compute.append(drawn(seconds, log_sd))
-    crossing = np.asarray(pipeline.activation_bytes, dtype=np.float64)
-    busy, encode, decode = list[Array](), list[Array](), list[Array]()
-    for i, hop in enumerate(pipeline.hops):
-        num_bytes = crossing[points[:, i]]
-        payload = np.interp(num_bytes, *_sorted(hop))
-        busy.append(drawn(_carried(hop.transfer, payload, pipeline.link.forward), hop.transfer.log_sd))
-        for line, into in ((hop.encode, encode), (hop.decode, decode)):
-            into.append(np.zeros(count * (draws + 1)) if line is None else drawn(line.at(num_bytes), line.log_sd))
-    result = np.full(count, crossing[-1])
-    back = pipeline.hops[-1].back
-    hops, delays = len(pipeline.hops), pipeline.link
-    return PipelineTimes(
-        compute_s=np.stack(compute, axis=1),
-        busy_s=np.stack(busy, axis=1),
-        propagation_s=np.full((count * (draws + 1), hops), delays.forward.delay_s),
-        encode_s=np.stack(encode, axis=1),
-        decode_s=np.stack(decode, axis=1),
-        return_busy_s=drawn(_carried(back, result, delays.backward), back.log_sd)[:, None],
-        return_propagation_s=np.full((count * (draws + 1), 1), hops * delays.backward.delay_s),
-        in_flight=pipeline.in_flight,
-        batch_size=pipeline.batch_size,
-    )
+    def off(
+        self,
+        part_of: NDArray[np.intp],
+        seconds: Array,
+        of: Measured | None,
+        prior: Prior,
+        own_sd: Array,
+        places: Array | None = None,
+        weight: Array | None = None,
+    ) -> Array:
+        """How far the predictions of parts of one kind are off, log: (parts, 1 + draws).
+
+        Args:
+            part_of: (cuts,): which part a cut has.
+            seconds: (parts,): what is predicted.
+            of: what was measured of it.
+            prior, own_sd, places, weight: see `part_errors.draw_errors`.
+        """
+        found = Found(np.zeros(0, np.intp), np.zeros(0), np.zeros(0))
+        if of is not None and len(of.value):
+            parts = part_of[self._known]
+            told = np.isfinite(of.value) & (of.value > 0) & (seconds[parts] > 0)
+            found = found_once(parts[told], np.log(of.value[told] / seconds[parts[told]]), of.noise_sd[told])
+        places = np.zeros((len(seconds), 1)) if places is None else places
+        return draw_errors(places, own_sd, prior, found, self._draws, next(self._seeds), weight)
+
+    def times(self) -> PipelineTimes:
+        """For each cut one candidate of what is expected, and then its draws."""
+        pipeline, measured = self._pipeline, self._measured
+        num_hops, delays = len(pipeline.hops), pipeline.link
+        compute = [self._stage(i) for i in range(num_hops + 1)]
+        hops = [self._hop(i) for i in range(num_hops)]
+        none = np.zeros(len(self.every), np.intp)
+        of = measured and _less(measured.back_s, num_hops * delays.backward.delay_s)
+        back = self._carried(pipeline.hops[-1].back, self._bytes[-1:], delays.backward, none, of)
+        count = len(back)
+        return PipelineTimes(
+            compute_s=np.stack(compute, axis=1),
+            busy_s=np.stack([busy for busy, _, _ in hops], axis=1),
+            propagation_s=np.full((count, num_hops), delays.forward.delay_s),
+            encode_s=np.stack([encode for _, encode, _ in hops], axis=1),
+            decode_s=np.stack([decode for _, _, decode in hops], axis=1),
+            return_busy_s=back[:, None],
+            return_propagation_s=np.full((count, 1), num_hops * delays.backward.delay_s),
+            in_flight=pipeline.in_flight,
+            batch_size=pipeline.batch_size,
+        )
+
+    def _stage(self, i: int) -> Array:
+        stage = self._pipeline.stages[i]
+        borders, part_of = np.unique(self._ends[:, i : i + 2], axis=0, return_inverse=True)
+        seconds, log_sd = np.array([stage.at(int(first), int(end)) for first, end in borders]).T
+        last = len(self._bytes) - 1
+        until = np.array([stage.at(0, point).seconds for point in range(last + 1)]) / stage.at(0, last).seconds
+        empty = borders[:, 0] == borders[:, 1]  # what one takes tells nothing of others
+        known = np.where(empty, 0.0, seconds)
+        of = self._measured.compute_s[i] if self._measured and self._measured.points else None
+        off = self.off(part_of, known, of, STAGES, log_sd, until[borders])
+        return np.asarray((seconds[:, None] * np.exp(off))[part_of].reshape(-1))
+
+    def _hop(self, i: int) -> tuple[Array, Array, Array]:
+        """How long it is busy, encodes and decodes."""
+        hop, link = self._pipeline.hops[i], self._pipeline.link
+        at, part_of = np.unique(self._ends[:, i + 1], return_inverse=True)
+        num_bytes = self._bytes[at]
+        payload = crossing_bytes(hop, num_bytes)
+        of = None
+        if self._measured and self._measured.points:
+            of = _less(self._measured.hop_s[i], link.forward.delay_s)
+        busy = self._carried(hop.transfer, payload, link.forward, part_of, of)
+        coded = []
+        for line in (hop.encode, hop.decode):
+            seconds, log_sd = (np.zeros(len(at)), 0.0) if line is None else (line.at(num_bytes), line.log_sd)
+            off = self.off(part_of, seconds, None, HOPS, np.full(len(at), log_sd))
+            coded.append((seconds[:, None] * np.exp(off))[part_of].reshape(-1))
+        return busy, coded[0], coded[1]
+
+    def _carried(
+        self, line: Line, payload: Array, way: Direction, part_of: NDArray[np.intp], of: Measured | None
+    ) -> Array:
+        """How long a hop, or the way back, is busy: (candidates,)."""
+        seconds = carried_s(line, payload, way)
+        share = np.where(seconds > line.at(payload), line.fixed_s / seconds, 1.0)  # of it that software takes
+        own_sd = np.hypot(line.log_sd * share, RATE_SD)
+        places = np.log10(np.maximum(payload, 1.0))[:, None]
+        off = self.off(part_of, seconds, of, HOPS, own_sd, places, share)
+        return np.asarray((seconds[:, None] * np.exp(off))[part_of].reshape(-1))
 
 
-def _sorted(hop: HopProfile) -> tuple[Array, Array]:
-    """The sizes of its messages, and what crossed of each."""
+def _less(measured: Measured, delay_s: float) -> Measured:
+    """A time without the delay in it: what is left is as sure, and no less than the noise of what was."""
+    left = measured.value - delay_s
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise = measured.noise_sd * measured.value / left
+    return Measured(np.where(left > 0, left, np.nan), np.where(left > 0, noise, NOISE_SD))
+
+
+def crossing_bytes(hop: HopProfile, num_bytes: Array) -> Array:
+    """What crosses of activations of so many bytes, once they are encoded."""
     order = np.argsort(hop.num_bytes)
-    return np.asarray(hop.num_bytes, dtype=np.float64)[order], np.asarray(hop.payload_bytes)[order]
+    sizes, crossed = np.asarray(hop.num_bytes, dtype=np.float64)[order], np.asarray(hop.payload_bytes)[order]
+    return np.asarray(np.interp(num_bytes, sizes, crossed), dtype=np.float64)
 
 
-def _carried(line: Line, payload: Array, way: Direction) -> Array:
-    """How long a message keeps a link busy: software copies while the link carries, so that the longer counts."""
+def carried_s(line: Line, payload: Array, way: Direction) -> Array:
+    """How long messages of so many bytes keep a link busy: software copies while it carries, so that the longer counts.
+
+    Args:
+        line: what software takes.
+        payload: bytes that cross.
+        way: of the link.
+    """
     wire = 0.0 if way.rate_bit_s is None else payload * 8 / PAYLOAD / way.rate_bit_s
     return np.asarray(line.fixed_s + np.maximum(line.per_byte_s * payload, wire), dtype=np.float64)

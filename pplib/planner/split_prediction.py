@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from pplib.analysis.required_columns import numeric_column, require_columns
-from pplib.columns import OBJECTIVES
 from pplib.errors import FrameError
 from pplib.planner.pipeline_model import PipelineTimes, part_names, periodic, predict
 
@@ -113,64 +112,6 @@ def predict_points(
         predicted_throughput_img_s=found.throughput_img_s,
         predicted_bottleneck=np.array(part_names(2))[found.bottleneck],
     )
-
-
-def prediction_error(predicted: pd.DataFrame, measured_points: pd.DataFrame) -> pd.DataFrame:
-    """How far a prediction is from what was measured, per point: (predicted - measured) / measured.
-
-    Args:
-        predicted: see `predict_points`.
-        measured_points: see `point_table`; of one configuration or several, which keep their columns.
-
-    Returns:
-        `measured_points` that were predicted and measured, with predicted_latency_s, latency_error,
-        predicted_throughput_img_s and throughput_error (signed fractions, 0.1 = predicted 10 % more).
-
-    Raises:
-        FrameError: a column is missing, or no point is in both.
-    """
-    columns = [f"predicted_{name}" for name in OBJECTIVES]
-    require_columns(predicted, ["partition_point", *columns], "the prediction")
-    require_columns(measured_points, ["partition_point", *OBJECTIVES], "the table of points")
-    left = measured_points[measured_points["latency_s"].notna()]
-    errors = left.drop(columns=[name for name in columns if name in left]).merge(
-        predicted[["partition_point", *columns]], on="partition_point", how="inner"
-    )
-    if errors.empty:
-        raise FrameError("prediction and measurement have no partition point in common")
-    for name in OBJECTIVES:
-        errors[_error_column(name)] = (errors[f"predicted_{name}"] - errors[name]) / errors[name]
-    return errors
-
-
-def error_summary(errors: pd.DataFrame) -> pd.DataFrame:
-    """Median and largest absolute relative error of a `prediction_error`, per quantity.
-
-    Returns:
-        Rows "latency" and "throughput": quantity, points, median_error, max_error, worst_point.
-
-    Raises:
-        FrameError: a column is missing.
-    """
-    names = [_error_column(name) for name in OBJECTIVES]
-    require_columns(errors, ["partition_label", *names], "the prediction's errors")
-    rows = []
-    for name in names:
-        size = errors[name].abs()
-        rows.append(
-            {
-                "quantity": name.removesuffix("_error"),
-                "points": int(size.notna().sum()),
-                "median_error": size.median(),
-                "max_error": size.max(),
-                "worst_point": errors["partition_label"].iloc[int(size.to_numpy().argmax())] if len(size) else None,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _error_column(name: str) -> str:
-    return name.split("_", maxsplit=1)[0] + "_error"
 
 
 def _before_and_after(times: Numbers, slowdowns: Sequence[float]) -> tuple[Numbers, Numbers]:

@@ -33,7 +33,7 @@ from pplib.pipeline.coordinator.stage_making import StageMaker, computing
 from pplib.pipeline.stage.tensors import array_of, tensor_of
 from pplib.pipeline.wire.plan import PipelinePlan, StageForm, TensorSpec, tensor_spec
 from pplib.runtimes import EAGER, Array, runtime
-from pplib.sweep.auto import AutoChoice, choose, choose_points
+from pplib.sweep.points import choose_points
 from pplib.sweep.progress import State, Told
 
 
@@ -57,7 +57,6 @@ class Experiment:
     partitioned: PartitionedModel
     points: list[tuple[int, ...]]
     maker: StageMaker
-    auto: AutoChoice | None = None
     weights_taken: str = ""
     labels: Labels | None = None
     references: list[torch.Tensor] = field(default_factory=list)
@@ -190,15 +189,7 @@ def prepare(config: Configuration, progress: bool = True, prove: bool = True) ->
     tell(State(doing=f"tracing {config.model}"))
     partitioned = PartitionedModel(model, batches[0], config.granularity)
     check_labels(labels, partitioned.points[-1].activation_shape, config.dataset, config.model)
-    auto: AutoChoice | None = None
-    if config.partition_points == "auto":
-        auto = choose(
-            config,
-            testbed,
-            [cut.activation_bytes for cut in partitioned.points[1:]],
-            lambda: unit_times_s(model, batches[0], config),
-        )
-    points = choose_points(config, len(partitioned.points) - 1, auto)
+    points = choose_points(config, len(partitioned.points) - 1)
     weights = save_weights(model, constants=partitioned.constants)
     experiment = Experiment(
         config=config,
@@ -210,7 +201,6 @@ def prepare(config: Configuration, progress: bool = True, prove: bool = True) ->
         partitioned=partitioned,
         points=points,
         maker=StageMaker(partitioned, batches, weights, config.model),
-        auto=auto,
         weights_taken=loaded.taken,
         labels=labels,
     )
@@ -247,17 +237,6 @@ def proven(experiment: Experiment, tell: Told) -> Experiment:
     with torch.inference_mode():
         references = [model(batch.clone()) for batch in batches]  # forward() may write into what it is given
     return replace(experiment, references=references, model_s=(time.monotonic() - start) / len(batches))
-
-
-def unit_times_s(model: nn.Module, batch: torch.Tensor, config: Configuration) -> list[float]:
-    """Seconds that each unit takes for one microbatch on one core of this machine, executed as a stage is."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        units = profile_model(model, batch, config.granularity, optimize=config.optimize)
-    finally:
-        torch.set_num_threads(threads)
-    return [unit.time_s for unit in units]
 
 
 def points_frame(experiment: Experiment) -> pd.DataFrame:

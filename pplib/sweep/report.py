@@ -35,6 +35,7 @@ from pplib.view.sections.findings import (
     unsteady_section,
 )
 from pplib.view.sections.kept_limits import limits_section
+from pplib.view.sections.predictions import predictions_section
 from pplib.view.tables import configuration_columns, front_table
 from pplib.view.words.answer import answer_sentences
 from pplib.view.words.differences import percent
@@ -100,6 +101,7 @@ def results_sections(folder: Path, summary: pd.DataFrame, aims: Aims | None = No
         "limits": [limits_section(summary, aims)],
         "overall": [overall_section(summary, points, aims)],
         "fronts": [_apart(points, probability, objectives)],
+        "predicted": [predictions_section(points, indifference)],
         "moving": [moving_section(points, objectives)],
         "certainty": [certainty_section(summary, probability, objectives, indifference)],
         "regret": regret_sections(points, summary, objectives),

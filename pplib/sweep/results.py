@@ -16,6 +16,7 @@ import pandas as pd
 from pplib.analysis.estimated.drift import drift_of
 from pplib.analysis.setups import setups
 from pplib.analysis.statistics import CONFIGURATION_KEYS
+from pplib.columns import COLUMNS
 from pplib.config import Configuration
 from pplib.errors import OutputError
 from pplib.files.csv_text import read_csv, to_csv
@@ -23,6 +24,8 @@ from pplib.files.own_paths import shown_values, without_own_paths
 from pplib.records import read_record, summary_row, trial_path, write_atomic, write_record
 
 CUTS = "cuts.json"
+PREDICTIONS = "predictions.csv"
+_PREDICTED = [column.name for column in COLUMNS if column.name.startswith(("predicted_", "plan_"))]
 _DEFAULTS = Configuration().as_dict()  # what a record says nothing of is older than the parameter
 
 
@@ -62,6 +65,44 @@ def read_cuts(config: Configuration) -> pd.DataFrame | None:
     return cuts.assign(activation_shape=cuts["activation_shape"].map(tuple))
 
 
+def write_predictions(folder: Path, table: pd.DataFrame) -> None:
+    """Keep what was predicted of the cuts of a configuration: `predictions.csv` in its folder.
+
+    Args:
+        folder: of the configuration.
+        table: one row per cut, see `pplib.planner.prediction.predict_cuts`; `plan_round`: in which round of a plan it
+            was chosen, NaN where it was not; what is predicted of one that was is from before it was measured.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    write_atomic(folder / PREDICTIONS, to_csv(table).encode())
+
+
+def read_predictions(folder: Path) -> pd.DataFrame | None:
+    """What `write_predictions` wrote; None where nothing did.
+
+    Raises:
+        OutputError: the file cannot be read.
+    """
+    path = folder / PREDICTIONS
+    if not path.is_file():
+        return None
+    wrong = ""
+    try:
+        table = read_csv(path, keep_default_na=True)
+    except (OSError, ValueError) as exc:
+        wrong = str(exc)
+    else:
+        lacking = [name for name in ("partition_label", "plan_round") if name not in table.columns]
+        wrong = f"expected the column {lacking[0]}" if lacking else ""
+        if not lacking and not table["partition_label"].astype("str").str.fullmatch(r"P\d+(-\d+)*").all():
+            wrong = "expected a partition_label such as P7 in every row"
+    if wrong:
+        raise OutputError(f"{path}: no predictions: {wrong}: move it away to predict again")
+    return table
+
+
 def has_trials(folder: Path) -> bool:
     """Whether there is a record under a folder."""
     return bool(trial_files(folder))
@@ -80,7 +121,7 @@ def summary_frame(folder: Path) -> pd.DataFrame:
     Raises:
         OutputError: no trial there, or one is there twice.
     """
-    rows, seen = [], dict[object, Path]()
+    rows, seen, places = [], dict[object, Path](), dict[tuple[str, str], Path]()
     for path in _some_trial_files(folder):
         record = read_record(path)
         record.configuration = {**_DEFAULTS, **record.configuration}
@@ -93,8 +134,9 @@ def summary_frame(folder: Path) -> pd.DataFrame:
         seen[key] = path
         place = path.parent.parent
         run = str(place.parent.relative_to(folder)) if place != folder else ""
+        places[run, place.name] = place
         rows.append({**summary_row(record), "run": run, "folder": place.name})
-    frame = pd.DataFrame(rows)
+    frame = _with_predictions(pd.DataFrame(rows), places)
     frame.insert(0, "setup", setups(frame, [key for key in CONFIGURATION_KEYS if key != "setup"]))
     speeds = {f"stage{i}_speed": np.exp(-log_s) for i, log_s in enumerate(drift_of(frame).log_s.T)}
     frame = pd.concat([frame, pd.DataFrame(speeds, index=frame.index)], axis=1)
@@ -103,6 +145,21 @@ def summary_frame(folder: Path) -> pd.DataFrame:
         frame["peak_memory_bytes"] = frame[held].max(axis=1, skipna=False)
     keys = ["model", "backend", "link", "in_flight", "batch_size", "setup", "repeat", "order"]
     return frame.drop(columns=["run", "folder"]).sort_values(keys, kind="stable", ignore_index=True)
+
+
+def _with_predictions(frame: pd.DataFrame, places: Mapping[tuple[str, str], Path]) -> pd.DataFrame:
+    """With the columns of what was predicted of each trial's cut, where that was done; `places` by run and folder."""
+    tables = []
+    for (run, name), place in places.items():
+        if (known := read_predictions(place)) is not None:
+            tables.append(known.assign(run=run, folder=name, predicted_cuts=len(known)))
+    if not tables:
+        return frame
+    told = pd.concat(tables, ignore_index=True)
+    wanted = [name for name in _PREDICTED if name in told.columns]
+    return frame.merge(
+        told[["run", "folder", "partition_label", *wanted]], on=["run", "folder", "partition_label"], how="left"
+    )
 
 
 def write_summary(folder: Path) -> Path:

@@ -51,7 +51,7 @@ class SplitSlider(ipywidgets.VBox):  # type: ignore[misc]
             raise FrameError(f"point: expected one of 0..{len(first) - 1}, got {point}")
         names = zip(first["partition_label"], first["partition_name"], first["partition_point"], strict=True)
         self.point = RangeInput("cut after", [(f"{label} {name}", int(p)) for label, name, p in names], point)
-        self.rate = RangeInput("link rate", _rates(rate_bit_s), math.inf if rate_bit_s is None else rate_bit_s)
+        self.rate = RangeInput("link rate", rates(rate_bit_s), math.inf if rate_bit_s is None else rate_bit_s)
         delay = float(delay_s * 1e3)
         self.delay = RangeInput("link delay, one way", numbers(0, max(300, delay), 0.5, delay, "ms"), delay)
         self.slowdown0 = _slowdown("device 0 slower by", slowdowns[0])
@@ -180,7 +180,7 @@ def _units(first: int, last: int) -> str:
     return f"unit {first}" if first == last else f"units {first} to {last}"
 
 
-def _rates(asked: float | None) -> list[tuple[str, float]]:
+def rates(asked: float | None) -> list[tuple[str, float]]:
     """Rates to choose from, slowest first, the one asked for among them; infinite is no limit."""
     rates = sorted({rate * 1e6 for rate in RATES_MBIT_S} | ({asked} if asked is not None else set()))
     return [*[(f"{rate * 1e-6:g} Mbit/s", rate) for rate in rates], ("no limit", math.inf)]

@@ -27,7 +27,7 @@ def attained_by(summary, latency, throughput):
     return summary[good]["repeat"].nunique()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(summaries, st.sampled_from([0.1, 0.34, 0.5, 2 / 3, 0.9, 1.0]))
 def test_a_surface_divides_what_enough_repeats_attain_from_what_they_do_not(trials_of, values, level):
     summary = trials_of(values)

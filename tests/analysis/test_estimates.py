@@ -97,6 +97,25 @@ def test_stages_that_a_summary_does_not_have_and_trials_that_lack_a_time_are_lef
         assert np.isfinite(one.values).all()
 
 
+def test_a_stage_with_no_unit_between_two_others_takes_what_it_takes():
+    """Everything on the last device, or on the first, of three: the middle one hands on."""
+    draw, rows = np.random.default_rng(1), []
+    whole, nothing = {"P0-0": (0, 0), "P4-4": (4, 4)}, 2e-5
+    cuts = whole | {f"P{a}-{b}": (a, b) for a in range(1, 4) for b in range(a + 1, 4)}
+    for label, (a, b) in cuts.items():
+        for repeat in range(3):
+            times = [max(nothing, 0.01 * units) for units in (a, b - a, 4 - b)] * np.exp(0.03 * draw.standard_normal(3))
+            more = {f"stage{i}_compute_s": times[i] for i in range(3)}
+            rows.append({"partition_point": label[1:], "partition_label": label, "repeat": repeat, **more})
+    base = simulated(np.random.default_rng(6), "none", repeats=1)[0].iloc[0]
+    dropped = [name for name in base.index if name.endswith("_s") or name in rows[0]]
+    summary = sorted_trials(pd.DataFrame(rows).assign(**base.drop(dropped), latency_s=0.04, throughput_img_s=100.0))
+    levels = stage_levels(summary.assign(num_stages=3), 50, seed=0)
+    assert np.isfinite(levels.draws).all()
+    middle = levels.log_s[levels.cell[summary["partition_label"].isin(whole).to_numpy()], 1]
+    assert middle == pytest.approx(np.log(nothing), abs=0.1)
+
+
 def test_two_sweeps_beside_a_load_that_comes_and_goes_agree_on_what_is_usual():
     """The second device is slower for somewhat more, or somewhat less, than half of the time: its median is either."""
     cuts = []

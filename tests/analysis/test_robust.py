@@ -80,7 +80,7 @@ values = st.none() | st.integers(1, 6).map(float)
 tables = st.lists(st.dictionaries(st.integers(0, 5), values, min_size=1), min_size=1, max_size=4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(tables)
 def test_the_choice_equals_brute_force(points_of, columns):
     measured = {f"link{i}": column for i, column in enumerate(columns)}

@@ -33,7 +33,7 @@ def tied(table):
     return dict(zip(table["partition_label"], table["tied_with"], strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(summaries, st.integers(0, 3))
 def test_probabilities_equal_brute_force_over_the_same_draws(trials_of, values, seed):
     summary = trials_of(values)
@@ -46,7 +46,7 @@ def test_probabilities_equal_brute_force_over_the_same_draws(trials_of, values, 
         assert math.isnan(found) if unknown else found == pytest.approx(share[i])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(summaries)
 def test_called_on_the_front_is_what_is_on_that_of_estimates_and_not_by_luck(trials_of, values):
     summary = trials_of(values)

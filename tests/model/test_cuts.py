@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from pplib.errors import ModelError, PartitionError
@@ -12,6 +16,7 @@ from pplib.model.partition import (
     split,
     validate_points,
 )
+from pplib.model.points import even_points
 from pplib.model.zoo import build_skeleton, input_shape, load_model
 from tests.helpers.proof import verify_cut
 
@@ -197,6 +202,20 @@ def test_combinations_are_exactly_the_valid_points():
                 continue
             valid.append(points)
         assert sorted(combinations(6, num_stages)) == sorted(valid)
+
+
+@given(st.integers(2, 200), st.integers(2, 8))
+def test_even_points_differ_by_at_most_one_unit(units, stages):
+    if units < stages:
+        with pytest.raises(PartitionError, match="at least"):
+            even_points(units, stages)
+        return
+    sizes = [b - a for a, b in itertools.pairwise([0, *even_points(units, stages), units])]
+    assert sum(sizes) == units
+    assert min(sizes) >= 1
+    assert max(sizes) - min(sizes) <= 1
+    with pytest.raises(PartitionError, match="expected 2 or more"):
+        even_points(units, 1)
 
 
 def test_unknown_granularity():

@@ -52,7 +52,7 @@ def back(codec, array):
     return codec.decode(carried)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), shape=st.sampled_from(SHAPES), wire=st.sampled_from(WIRES))
 def test_what_comes_back_is_what_went_but_for_what_is_said(seed, shape, wire):
     spec = TensorSpec(shape[0], "float32", shape[1])

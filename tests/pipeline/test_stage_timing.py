@@ -17,8 +17,8 @@ from pplib.pipeline.stage.builder import StageBuilder
 from pplib.pipeline.stage.timing import StageTiming, made_up
 from pplib.pipeline.wire import messages as m
 from pplib.pipeline.wire.plan import DTYPES, ExportedStage, TensorSpec
-from pplib.plan.device_timing import stage_plan
 from pplib.sweep.experiment import prepare
+from pplib.sweep.planning.device_timing import stage_plan
 from tests.helpers.local_workers import local_workers
 
 SPEC = TensorSpec((2, 3, 4, 4), "float32", "channels_last")

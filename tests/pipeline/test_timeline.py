@@ -296,7 +296,7 @@ def pipelines(draw):
 
 
 @given(pipelines(), st.integers(1, 16))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_parts_add_up_to_the_whole_and_no_pipeline_beats_its_bound(pipeline, batch_size):
     timelines, returned, delay = pipeline
     got = measure(timelines, returned, ALL, batch_size, far(delay_s=delay))

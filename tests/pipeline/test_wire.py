@@ -129,14 +129,13 @@ def test_every_dtype_crosses_the_wire(pair, dtype):
 
 
 @given(st.binary(min_size=TENSOR_HEADER_BYTES, max_size=TENSOR_HEADER_BYTES))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_other_header_is_refused_and_none_crashes(data):
     with pytest.raises(ProtocolError):
         check_tensor_header(data, SPEC, 1, 0, "peer")
 
 
 @given(st.integers(0, TENSOR_HEADER_BYTES - 1), st.integers(1, 255))
-@settings(deadline=None)
 def test_a_header_with_any_byte_changed_is_refused(position, flip):
     data = bytearray(tensor_header(SPEC, 7, 3, False))
     data[position] ^= flip

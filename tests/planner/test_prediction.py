@@ -87,7 +87,7 @@ def test_more_stages_and_what_cannot_be_predicted():
         predict_cuts(pipeline(stages=1), [()])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, COUNT), st.integers(1, 4), st.floats(0, 0.2), st.floats(1e6, 1e10))
 def test_a_worse_link_is_never_better_and_no_rate_is_above_its_bound(point, depth, delay_s, rate_bit_s):
     way = Direction(delay_s=delay_s, rate_bit_s=rate_bit_s)

@@ -1,13 +1,12 @@
-"""Predictions worked by hand, and their error against a measurement."""
+"""Predictions worked by hand."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from pplib.errors import FrameError
-from pplib.planner.split_prediction import error_summary, predict_points, prediction_error
+from pplib.planner.split_prediction import predict_points
 
 PROFILE = pd.DataFrame(
     {
@@ -60,31 +59,6 @@ def test_a_delay_does_not_lower_the_bound_but_few_in_flight_feel_it():
 
 def test_a_slow_link_is_the_bottleneck():
     assert predict(rate_bit_s=8e3)["predicted_bottleneck"].tolist() == ["hop 0", "hop 0", "hop 0", "stage 0"]
-
-
-def test_errors_are_relative_signed_and_summed_up_by_their_size():
-    measured = pd.DataFrame(
-        {
-            "partition_point": [0, 1, 2],
-            "partition_label": ["P0", "P1", "P2"],
-            "latency_s": [0.5, 1.2, np.nan],
-            "throughput_img_s": [8 / 0.6, 8 / 0.6, np.nan],
-        }
-    )
-    errors = prediction_error(predict(), measured)
-    assert errors["partition_label"].tolist() == ["P0", "P1"]
-    assert errors["latency_error"].tolist() == pytest.approx([0.2, -0.5])
-    assert errors["throughput_error"].tolist() == pytest.approx([0.0, 0.0])
-    table = error_summary(errors).set_index("quantity")
-    assert table.loc["latency", "median_error"] == pytest.approx(0.35)
-    assert table.loc["latency", "max_error"] == pytest.approx(0.5)
-    assert table.loc["latency", "worst_point"] == "P1"
-
-
-def test_nothing_in_common_is_said():
-    measured = pd.DataFrame({"partition_point": [9], "latency_s": [1.0], "throughput_img_s": [1.0]})
-    with pytest.raises(FrameError, match="no partition point in common"):
-        prediction_error(predict(), measured)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(noise):
     assert 0.88 <= np.mean(inside) <= 1.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.floats(1e-4, 1.0), min_size=COUNT, max_size=COUNT),
     st.floats(0, 0.01),
@@ -136,7 +136,7 @@ def test_levels_leave_a_burst_in_one_round_of_one_stage_alone():
     assert np.exp(slowness) == pytest.approx([1.0, 1.1, 0.9, 1.0, 1.05], rel=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(1e-6, 1e-2), st.floats(1e-11, 1e-7), st.integers(0, 2**32))
 def test_a_line_is_found_where_one_message_of_eight_was_held_up(fixed_s, per_byte_s, seed):
     sizes = np.geomspace(1e3, 3e7, 8)

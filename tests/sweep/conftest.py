@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pplib.pipeline.monitor.disturbance import disturbance
-from pplib.sweep import trial
+from pplib.sweep.measuring import trial
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {

@@ -26,8 +26,8 @@ from pplib.sweep.claim import claim_folder
 from pplib.sweep.experiment import prepare
 from pplib.sweep.job import grid_run
 from pplib.sweep.job.command import main
+from pplib.sweep.measuring.run import run_missing
 from pplib.sweep.results import read_summary
-from pplib.sweep.run import run_missing
 from tests.sweep.conftest import ROOT
 
 NETWORK = """

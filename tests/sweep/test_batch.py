@@ -17,7 +17,6 @@ import yaml
 from pplib.columns import column
 from pplib.files.lock import sole_sweep
 from pplib.records import read_record
-from pplib.sweep.auto import NAME, read_choice
 from pplib.sweep.job import grid_run
 from pplib.sweep.job.command import main
 from pplib.sweep.job.kernel import NOTEBOOKS
@@ -145,7 +144,7 @@ def workers_here():
         ({"num_stages": 3, "partition_points": "even"}, "num_stages: expected at most 2"),
         ({"output_dir": "/proc/nowhere"}, "cannot be written"),
         ({"link": "5gg"}, "link: '5gg' is not in"),
-        ({"partition_points": []}, "partition_points: expected all, auto, even or at least one point"),
+        ({"partition_points": []}, "partition_points: expected all, auto, even, plan or at least one point"),
         ({"name": "x" * 300}, "name: expected a folder name of at most 255 bytes, got 300"),
     ],
 )
@@ -174,17 +173,3 @@ def test_a_second_command_in_the_same_folder_is_refused(tmp_path, tiny, links, m
         assert f"another sweep is running there, its pid is {os.getpid()}" in capsys.readouterr().err
         assert workers_here() == before
         monkeypatch.setenv("PARETOPIPE_SWEEP", "0")
-
-
-@pytest.mark.timeout(600)
-def test_auto_is_chosen_once_and_a_second_start_has_nothing_to_do(tmp_path, tiny, links, capsys):
-    grid = {**tiny, "partition_points": "auto", "repeats": 1, "backend": ["socket", "rpc"]}
-    assert run_sweep(tmp_path, grid) == 0
-    results = tmp_path / "out" / "tiny"
-    first, second = (read_choice(path) for path in sorted(results.glob(f"*/{NAME}")))
-    assert first == second, "the same devices and link"
-    trials = {path: path.stat().st_mtime_ns for path in results.glob("*/trials/*")}
-    assert len(trials) == 2
-    assert run_sweep(tmp_path, grid) == 0
-    assert {path: path.stat().st_mtime_ns for path in results.glob("*/trials/*")} == trials
-    assert "starting the workers" in capsys.readouterr().err.partition("writing summary")[0]

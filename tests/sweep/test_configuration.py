@@ -24,10 +24,10 @@ from pplib.sweep.claim import claim_folder
 from pplib.sweep.experiment import prepare
 from pplib.sweep.job import notebook_steps
 from pplib.sweep.job.notebook_steps import MEASURED, cuts_frame, measured_trials
+from pplib.sweep.measuring.run import run_missing, run_once, run_together
+from pplib.sweep.measuring.schedule import interleaved, missing_trials, schedule
 from pplib.sweep.progress import Told
 from pplib.sweep.results import drop_details, read_summary, write_summary
-from pplib.sweep.run import run_missing, run_once, run_together
-from pplib.sweep.schedule import interleaved, missing_trials, schedule
 from tests.helpers.records import read_records
 
 CONTRACT = [

@@ -22,9 +22,9 @@ from pplib.records import read_record, trial_path, write_record
 from pplib.sweep.claim import claim_folder, hardware, known_content
 from pplib.sweep.experiment import prepare
 from pplib.sweep.job.grid_run import _look_at_devices
-from pplib.sweep.run import run_missing
-from pplib.sweep.schedule import Trial
-from pplib.sweep.trial import run_trial
+from pplib.sweep.measuring.run import run_missing
+from pplib.sweep.measuring.schedule import Trial
+from pplib.sweep.measuring.trial import run_trial
 from tests.helpers.models import tiny as tiny_model
 
 WHAT_TO_DO = "choose another `name`, or delete the folder"

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from pplib.records import read_record, trial_path, write_record
+from pplib.sweep.measuring.schedule import missing_trials, once_more
 from pplib.sweep.results import read_summary
-from pplib.sweep.schedule import missing_trials, once_more
 from pplib.view.words.disturbed import disturbed_words
 from tests.sweep.test_batch import run_sweep
 from tests.sweep.test_summary import summary_of, write  # noqa: F401 (a fixture)

@@ -14,7 +14,7 @@ from benchmarks.strikes import small_disk
 from pplib.config import configuration
 from pplib.records import read_record
 from pplib.sweep.experiment import prepare
-from pplib.sweep.run import run_missing
+from pplib.sweep.measuring.run import run_missing
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = [sys.executable, "-m", "pplib.sweep", "grid.yaml"]

@@ -20,7 +20,7 @@ from pplib.config import configuration
 from pplib.records import read_record
 from pplib.sweep.experiment import prepare
 from pplib.sweep.job.kernel import NOTEBOOKS
-from pplib.sweep.run import run_missing
+from pplib.sweep.measuring.run import run_missing
 from tests.conftest import INTERRUPTIBLE
 
 pytestmark = pytest.mark.waits(65)

@@ -18,8 +18,8 @@ from pplib.pipeline.coordinator import link_measurement
 from pplib.pipeline.coordinator.link_judgement import deviations
 from pplib.records import read_record, trial_path, write_record
 from pplib.sweep.experiment import prepare
-from pplib.sweep.run import run_missing, run_once
-from pplib.sweep.schedule import missing_trials, schedule
+from pplib.sweep.measuring.run import run_missing, run_once
+from pplib.sweep.measuring.schedule import missing_trials, schedule
 from pplib.testbed import session
 from pplib.testbed.emulation import namespaces
 from pplib.testbed.emulation.namespace_process import Offers

@@ -15,7 +15,7 @@ from pplib.errors import OutputError
 from pplib.files import lock
 from pplib.files.lock import sole_sweep
 from pplib.sweep.experiment import prepare
-from pplib.sweep.run import run_missing
+from pplib.sweep.measuring.run import run_missing
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """

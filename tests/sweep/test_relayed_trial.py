@@ -13,7 +13,7 @@ from pplib.pipeline.coordinator.client import WorkerFailed
 from pplib.pipeline.coordinator.coordinator import Coordinator
 from pplib.pipeline.wire.frames import TENSOR_HEADER_BYTES
 from pplib.sweep.experiment import prepare
-from pplib.sweep.run import run_once
+from pplib.sweep.measuring.run import run_once
 from pplib.testbed.session import workers_up
 
 LIMIT_S = 10.0

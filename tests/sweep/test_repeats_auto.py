@@ -7,8 +7,8 @@ import pytest
 from pplib.config import configuration
 from pplib.errors import ConfigError
 from pplib.records import read_record, trial_path, write_record
+from pplib.sweep.measuring.schedule import DECIDED, begun, is_decided, missing_trials, next_round, note_decided
 from pplib.sweep.results import read_summary
-from pplib.sweep.schedule import DECIDED, begun, is_decided, missing_trials, next_round, note_decided
 from tests.sweep.test_batch import run_sweep
 from tests.sweep.test_summary import write  # noqa: F401 (a fixture)
 

@@ -16,9 +16,9 @@ from pplib.pipeline.wire.messages import Description
 from pplib.runtimes import installed, unfit
 from pplib.sweep.claim import devices_content
 from pplib.sweep.experiment import prepare
+from pplib.sweep.measuring.run import run_together
 from pplib.sweep.progress import Told
 from pplib.sweep.results import summary_frame
-from pplib.sweep.run import run_together
 from pplib.testbed.provision.needs import Needs, read_needs
 from tests.helpers.records import read_records
 

@@ -11,7 +11,7 @@ import pytest
 from pplib.config import configuration
 from pplib.devices import load_testbed
 from pplib.sweep.experiment import prepare
-from pplib.sweep.run import run_missing
+from pplib.sweep.measuring.run import run_missing
 from pplib.testbed.provision.setup import set_up
 from tests.helpers.remote_devices import LIMIT_S, running, skip_where_missing
 from tests.sweep.conftest import calm_host  # noqa: F401 (a fixture)

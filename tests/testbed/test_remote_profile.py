@@ -10,10 +10,10 @@ import yaml
 
 from pplib.__main__ import main
 from pplib.devices import load_testbed
-from pplib.plan import device_timing, hop_timing
 from pplib.planner.profiles.device_profile import DeviceProfile
 from pplib.planner.profiles.hop_profile import HopProfile
 from pplib.planner.profiles.kept import read_profile
+from pplib.sweep.planning import device_timing, hop_timing
 from pplib.testbed.provision.setup import set_up
 
 pytestmark = pytest.mark.waits(20)

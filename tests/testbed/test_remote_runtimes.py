@@ -9,8 +9,8 @@ from pplib.config import configuration
 from pplib.devices import load_testbed
 from pplib.errors import WorkerError
 from pplib.sweep.experiment import prepare
+from pplib.sweep.measuring.run import run_missing
 from pplib.sweep.results import summary_frame
-from pplib.sweep.run import run_missing
 from pplib.testbed.provision.check import check
 from pplib.testbed.provision.needs import Needs
 from pplib.testbed.provision.setup import set_up

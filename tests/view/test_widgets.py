@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 
-from pplib.errors import FrameError
+from pplib.errors import FrameError, WorkerError
+from pplib.view.planned.plan_explorer import PlanExplorer
 from pplib.view.widgets import split_html, split_slider
+from tests.planner.test_prediction import CUTS, pipeline
 
 
 @pytest.fixture
@@ -72,3 +77,52 @@ def test_names_are_escaped(profile):
 def test_a_point_that_does_not_exist_is_refused(profile):
     with pytest.raises(FrameError, match=r"point: expected one of 0..19, got 20"):
         split_slider(profile, 8, 1000, point=20)
+
+
+def explorer(measure=None):
+    return PlanExplorer(pipeline(in_flight=2), CUTS, ["edge", "<server>"], measure)
+
+
+def test_a_plan_follows_its_link_its_depth_and_its_limit():
+    one = explorer()
+    fast = one.point.value
+    assert one.predicted["predicted_throughput_img_s"].argmax() == fast
+    assert "&lt;server&gt;" in one.table.value
+    before = one.picture.value
+    one.latency_limit.value = one.latency_limit.options[0][1]
+    assert one.point.value == one.predicted["predicted_latency_s"].argmin(), "no cut is within it"
+    one.latency_limit.value = math.inf
+    one.rate.value = 1e6
+    slow = one.predicted["predicted_latency_s"].copy()
+    assert one.predicted["predicted_bottleneck"].iloc[1] == "hop 0"
+    one.in_flight.value = 4
+    assert not slow.equals(one.predicted["predicted_latency_s"])
+    assert one.picture.value != before
+    assert one.still().data == one._repr_mimebundle_()["text/html"]
+
+
+def test_the_button_of_a_plan_measures_the_chosen_cut_and_lays_it_over_the_prediction():
+    asked = []
+
+    def measure(points):
+        asked.append(points)
+        if len(asked) == 2:
+            raise WorkerError("b: is <gone>")
+        return SimpleNamespace(metrics={"latency_s": 0.25, "throughput_img_s": 40.0})
+
+    one = explorer(measure)
+    one.point.value = 3
+    before = one.picture.value
+    one.button.click()
+    assert asked == [(3,)]
+    assert one.measured.to_dict("records") == [{"partition_label": "P3", "latency_s": 0.25, "throughput_img_s": 40.0}]
+    assert "P3 measured: 250 ms, 40 img/s" in one.said.value
+    assert one.picture.value != before
+    one.button.click()
+    assert "error: b: is &lt;gone&gt;" in one.said.value
+    assert not one.button.disabled
+    assert len(one.measured) == 1
+    one.button.click()
+    assert len(one.measured) == 1, "the same cut once"
+    none = explorer()
+    assert none.button not in none.children

@@ -16,7 +16,7 @@ from pplib.grid import load_grid
         ({"batchsize": 4}, r"^batchsize: unknown key; nearest: batch_size"),
         ({"batch_size": 0}, r"^batch_size: expected `int` >= 1, got 0$"),
         ({"backend": "tcp"}, r"^backend: expected one of gloo, rpc, socket, got 'tcp'$"),
-        ({"partition_points": "most"}, r"^partition_points: expected one of all, auto, even, a list of integers"),
+        ({"partition_points": "most"}, r"^partition_points: expected one of all, auto, even, plan, a list of integers"),
         ({"partition_points": [1, "x"]}, r"^partition_points\[1\]: .*got 'x'$"),
         ({"num_images": 10}, r"^num_images: expected a multiple of batch_size=8 .*got 10: try 16 or 24$"),
         ({"num_images": 8}, r"^num_images: .*at least 2 microbatches"),

@@ -197,12 +197,13 @@ def _rows(trials: pd.DataFrame, cell: Counts, logs: Numbers, times: Numbers) -> 
     share = np.stack([np.median(one, axis=0) for one in (times[at == i] for i in range(len(cells)))])
     share /= share.sum(axis=1, keepdims=True)
     edges = sorted({-1, *itertools.chain.from_iterable(cuts)})
-    units = np.zeros((len(cells), stages, len(edges)))
+    empty = any(a == b for cut in cuts for a, b in itertools.pairwise(cut))
+    units = np.zeros((len(cells), stages, len(edges) + empty))  # what a stage of no unit takes is one of its own
     names: list[list[tuple[int, int, int]]] = []
     for one, cut in enumerate(cuts):
         bounds = [0, *(edges.index(point) for point in cut), len(edges)]
         for i, (begin, end) in enumerate(itertools.pairwise(bounds)):
-            units[one, i, begin:end] = 1.0
+            units[one, i, slice(begin, end) if begin < end else -1] = 1.0
         names.append([(i, *pair) for i, pair in enumerate(itertools.pairwise(bounds))])
     flat = [name for one in names for name in one]
     itself = {name: i for i, name in enumerate(sorted(set(flat)))}
@@ -214,7 +215,7 @@ def _rows(trials: pd.DataFrame, cell: Counts, logs: Numbers, times: Numbers) -> 
         variance=(variance / np.clip(share / SMALL, 1e-3, 1.0)).ravel(),
         freedom=freedom,
         designs=(
-            units.reshape(len(cells) * stages, len(edges)),
+            units.reshape(len(cells) * stages, -1),
             np.eye(int(speed.max()) + 1)[speed.ravel()],
             np.eye(len(itself))[[itself[name] for name in flat]],
         ),

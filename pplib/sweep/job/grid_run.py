@@ -17,17 +17,17 @@ from pplib.grid import Grid, loading_torch
 from pplib.objectives import of_configuration
 from pplib.pipeline.wire.messages import Description
 from pplib.runtimes import NAMES, check_offered, installed, unfit
-from pplib.sweep.auto import choose_points, stored_choice
 from pplib.sweep.claim import claim_folder, devices_content
 from pplib.sweep.experiment import Experiment, prepare
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.job.experiment_check import check_inputs, count_units
 from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder
 from pplib.sweep.job.showing import Job, Showing
+from pplib.sweep.measuring.run import run_together
+from pplib.sweep.measuring.schedule import is_decided, missing_trials
+from pplib.sweep.points import PLANNED, choose_points
 from pplib.sweep.progress import Board, Told, board
 from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary, write_summary
-from pplib.sweep.run import run_together
-from pplib.sweep.schedule import is_decided, missing_trials
 from pplib.testbed.emulation.namespaces import choose_engine
 from pplib.testbed.session import Session, check_private, workers_up
 
@@ -109,7 +109,7 @@ def _planned(
         key = (config.model, config.weights, config.num_classes, config.granularity, config.batch_size)
         if key not in counts:
             counts[key] = count_units(config, proven)
-        planned[config.identity] = choose_points(config, counts[key], stored_choice(config))
+        planned[config.identity] = choose_points(config, counts[key])
     return planned
 
 
@@ -125,8 +125,7 @@ def _groups(configurations: Sequence[Configuration]) -> list[list[Configuration]
     groups: dict[object, list[Configuration]] = {}
     for config in configurations:
         alike = {key: value for key, value in config.as_dict().items() if key not in _INTERLEAVED}
-        own = config.identity if config.partition_points == "auto" else ""  # another link, another cut
-        groups.setdefault((str(alike), config.link_profile.shaped, own), []).append(config)
+        groups.setdefault((str(alike), config.link_profile.shaped), []).append(config)
     return list(groups.values())
 
 
@@ -164,7 +163,7 @@ def _run_groups(
             for group in groups:
                 if mine := [config for config in group if config in left]:
                     said.begin(_title(group))
-                    if mine[0].partition_points == "auto":  # units are timed here
+                    if mine[0].partition_points in PLANNED:  # devices are profiled
                         showing.wait_ready()
                     try:
                         experiments = _experiments(mine)

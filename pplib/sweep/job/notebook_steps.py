@@ -40,7 +40,7 @@ def measured_trials(config: Configuration) -> pd.DataFrame:
     """
     if os.environ.get(MEASURED):
         return summary_frame(config.folder)
-    from pplib.sweep.run import run_missing
+    from pplib.sweep.measuring.run import run_missing
 
     return run_missing(_prepared(json.dumps(config.as_dict())))
 

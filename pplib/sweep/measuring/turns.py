@@ -1,158 +1,28 @@
-"""Measure configurations: every missing trial, in random order, each stored as soon as it is done."""
+"""Trials of configurations that take turns on the same workers: each stored as soon as it is done."""
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import pandas as pd
-
 from pplib.config import Configuration
 from pplib.errors import ParetoPipeError, TrialError
-from pplib.files.lock import sole_sweep
 from pplib.grid import loading_torch
 from pplib.links import HopMeasurement, LinkProfile, LinkRecord
 from pplib.pipeline.coordinator.client import WorkerLost
 from pplib.pipeline.coordinator.coordinator import Coordinator
 from pplib.pipeline.coordinator.link_measurement import measure_until_right
-from pplib.records import TrialRecord, point_label, trial_path, write_record
-from pplib.sweep.auto import store_choice
-from pplib.sweep.claim import claim_folder, devices_content
-from pplib.sweep.experiment import Experiment, points_frame, proven
+from pplib.records import TrialRecord, point_label
+from pplib.sweep.experiment import Experiment
+from pplib.sweep.measuring.schedule import Trial
+from pplib.sweep.measuring.trial import provide, run_trial, verified
 from pplib.sweep.progress import State, Told
-from pplib.sweep.results import summary_frame, write_cuts
-from pplib.sweep.schedule import Trial, interleaved, missing_trials, next_round, note_decided, once_more
-from pplib.sweep.speeds import is_settled, settle, time_stages
-from pplib.sweep.trial import provide, run_trial, verified
 from pplib.testbed.session import Session, workers_up
 
 MAX_FAILURES_IN_A_ROW = 3
 
 Failed = Callable[[Configuration, ParetoPipeError], None]
 """Is told of a configuration that is given up; the others go on, unless it raises."""
-
-
-def run_missing(experiment: Experiment, progress: bool = True) -> pd.DataFrame:
-    """Measure what is missing of one configuration; one row per trial, those of earlier runs included.
-
-    Raises:
-        OutputError: the results folder cannot be written, or holds trials of other parameters.
-        ConfigError: the link cannot be had here.
-        WorkerError: a worker cannot be brought back, or trials keep failing; trials already done are kept.
-        TrialError: trials keep failing, for their results or their link cannot be believed.
-    """
-    run_together([experiment], Told(progress), _raise)
-    return summary_frame(experiment.config.folder)
-
-
-def run_together(experiments: Sequence[Experiment], tell: Told, failed: Failed) -> None:
-    """Measure what is missing of configurations that differ in backend, link or depth, in interleaved blocks.
-
-    The link is measured before the first trial and after the last, and where it is shaped after every
-    repeat of all points: a trial counts only if the link was as asked for on both sides of it.
-
-    Raises:
-        ParetoPipeError: a worker cannot be brought back, results cannot be written.
-    """
-    with sole_sweep([one.config.folder for one in experiments]), contextlib.ExitStack() as stack:
-        ready, todo, begun = dict[str, Experiment](), dict[str, list[Trial]](), time.monotonic()
-
-        def given_up(config: Configuration, error: ParetoPipeError) -> None:
-            ready.pop(config.identity, None)
-            failed(config, error)
-
-        for experiment in experiments:
-            try:
-                one, trials = _begun(experiment, tell, stack)
-            except ParetoPipeError as exc:
-                failed(experiment.config, exc)
-                continue
-            ready[one.config.identity], todo[one.config.identity] = one, trials
-        while True:
-            if not any(todo.values()):
-                todo = {name: once_more(one.config, one.points) for name, one in ready.items()}
-            if not any(todo.values()):
-                minutes = (time.monotonic() - begun) / 60
-                todo = next_round([(one.config, one.points) for one in ready.values()], minutes)
-            now = dict[str, Experiment]()
-            for name in [one for one, trials in todo.items() if trials]:
-                try:
-                    now[name] = ready[name] = proven(ready[name], tell)
-                except ParetoPipeError as exc:
-                    given_up(ready[name].config, exc)
-            if not now:
-                break
-            order = interleaved(
-                {name: todo[name] for name in now},
-                {name: one.link.name for name, one in now.items()},
-                experiments[0].config.seed,
-            )
-            _Measurement(list(now.values()), order, _store, _meet, tell, given_up).run()
-            todo = {}
-        for one in ready.values():
-            note_decided(one.config)
-
-
-def run_once(experiment: Experiment) -> TrialRecord:
-    """Measure the first partition of an experiment once, on live workers; nothing is written.
-
-    Raises:
-        ParetoPipeError: what went wrong.
-    """
-    records: list[TrialRecord] = []
-    with contextlib.ExitStack() as stack:
-        experiment = proven(_settled(experiment, Told(False), stack), Told(False))
-        once = [(experiment.config.identity, Trial(experiment.points[0], 0, 0))]
-        _Measurement(
-            [experiment], once, lambda _, one: records.append(one), lambda *_: None, Told(False), _raise, 1
-        ).run()
-    return records[-1]
-
-
-def _begun(experiment: Experiment, tell: Told, stack: contextlib.ExitStack) -> tuple[Experiment, list[Trial]]:
-    """The experiment with its folder claimed, its partition decided and its cuts proven; and what is missing of it."""
-    config = experiment.config
-    claim_folder(config, experiment.testbed, experiment.content)
-    experiment = _settled(experiment, tell, stack)
-    if experiment.auto is not None:
-        store_choice(config, experiment.auto)
-    write_cuts(config, points_frame(experiment))
-    return experiment, missing_trials(config, experiment.points)
-
-
-def _settled(experiment: Experiment, tell: Told, stack: contextlib.ExitStack) -> Experiment:
-    """The experiment with its partition decided: for `auto` the devices are timed first, once.
-
-    Their workers stay up until `stack` unwinds, for the trials.
-    """
-    if is_settled(experiment):
-        return experiment
-    experiment = proven(experiment, tell)
-    config, profile = experiment.config, experiment.link
-    tell(State(doing=f"starting or reaching the workers of {_names(experiment)}"))
-    with_torch = loading_torch([config], experiment.testbed.names)
-    session = stack.enter_context(workers_up(experiment.testbed, [config.backend], profile.shaped, with_torch))
-    session.set_link(profile)
-    with session.pipeline(config.num_stages) as coordinator:
-        tell(State(doing=f"timing {_names(experiment)} with a stage each"))
-        provide(experiment, coordinator)
-        return settle(experiment, time_stages(experiment, coordinator))
-
-
-def _store(experiment: Experiment, record: TrialRecord) -> None:
-    write_record(trial_path(experiment.config.folder, tuple(record.partition_points), record.repeat), record)
-
-
-def _meet(experiment: Experiment, coordinator: Coordinator) -> None:
-    """Make sure that the workers' machines are those that its earlier trials ran on."""
-    told = devices_content(experiment.config, [worker.description for worker in coordinator.workers])
-    claim_folder(experiment.config, experiment.testbed, {**experiment.content, **told})
-
-
-def _raise(config: Configuration, error: ParetoPipeError) -> None:
-    raise error
 
 
 @dataclass
@@ -165,7 +35,7 @@ class _Part:
     over: bool = False
 
 
-class _Measurement:
+class Measurement:
     """Runs trials; a record is stored when its trial ends, and again when the link was measured after it.
 
     A lost worker costs its trial, if there was one under way: the pipeline is opened again once the
@@ -201,7 +71,7 @@ class _Measurement:
         one = next(iter(self._parts.values())).experiment
         configs = [part.experiment.config for part in self._parts.values()]
         backends, with_torch = sorted({config.backend for config in configs}), loading_torch(configs, one.testbed.names)
-        self._tell(State(doing=f"starting or reaching the workers of {_names(one)}"))
+        self._tell(State(doing=f"starting or reaching the workers of {device_names(one)}"))
         with workers_up(one.testbed, backends, one.link.shaped, with_torch) as session:
             while self._remaining or any(part.unsettled for part in self._parts.values()):
                 try:
@@ -294,5 +164,6 @@ class _Measurement:
         self._tell(State(doing=doing, done=done, total=self._total, failed=self._failed, repeat=repeat))
 
 
-def _names(experiment: Experiment) -> str:
+def device_names(experiment: Experiment) -> str:
+    """In words."""
     return ", ".join(device.name for device in experiment.testbed.first(experiment.config.num_stages))

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from pplib import limits
-from pplib.config import Configuration, project_path
-from pplib.devices import Device, Testbed
+from pplib.config import Configuration
+from pplib.devices import Testbed
 from pplib.errors import TrialError
 from pplib.grid import loading_torch
 from pplib.links import UNSHAPED
 from pplib.pipeline.coordinator.coordinator import Coordinator, wall_clock
-from pplib.pipeline.wire.messages import Description
-from pplib.plan.device_timing import DeviceTiming, time_in_turns
-from pplib.plan.hop_timing import HopTimes, time_hops
 from pplib.planner.prediction import Pipeline
 from pplib.planner.profiles.device_profile import DeviceProfile
 from pplib.planner.profiles.hop_profile import HopProfile
-from pplib.planner.profiles.kept import P, find_profile, keep_profile, profile_path, read_profile
+from pplib.planner.profiles.kept import keep_profile
 from pplib.planner.profiles.stage_times import StageTimes
-from pplib.runtimes import check_offered
 from pplib.sweep.experiment import Experiment, prepare
+from pplib.sweep.planning.device_timing import DeviceTiming, time_in_turns
+from pplib.sweep.planning.hop_timing import HopTimes, time_hops
+from pplib.sweep.planning.wanted import Wanted, devices_wanted, hops_wanted
+from pplib.sweep.progress import State, Told
 from pplib.testbed.session import Session, workers_up
 from pplib.testbed.ssh.parallel import all_or_error, for_each
-
-FOLDER = "profiles"  # in the folder of outputs
-_HARDWARE = ("cpu", "machine", "gpu", "logical_cpus", "cores")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +70,64 @@ def profile_grid(
                 continue
             backends = sorted({one.backend for one in mine})
             with workers_up(testbed, backends, shaped, loading_torch(mine, testbed.names)) as session:
-                session.set_link(UNSHAPED)
                 for config in mine:
                     experiment = dataclasses.replace(_prepared(config, experiments), config=config, testbed=testbed)
-                    with session.pipeline(config.num_stages) as coordinator:
-                        wanted = _devices_wanted(config, experiment, coordinator)
-                        hops = _hops_wanted(config, experiment, session, coordinator)
-                        devices_of = _devices_profiled(wanted, config, experiment, coordinator, fresh, done)
-                        hops_of = _hops_profiled(hops, config, experiment, coordinator, fresh, done)
-                        for one in itertools.chain(devices_of, hops_of):
-                            done[one.path] = one.profile
-                            yield one
-                    yield _configuration(config, experiment, [done[one.path] for one in (*wanted, *hops)])
+                    yield from profile_configuration(experiment, session, done, fresh)
+
+
+def profiled_pipelines(
+    experiments: Sequence[Experiment], tell: Told, stack: contextlib.ExitStack
+) -> dict[str, Pipeline]:
+    """What predicts the cuts of each experiment, by the name of its configuration; what is kept is used again.
+
+    Args:
+        experiments: on the same devices; their cuts need not be proven.
+        tell: says what is being done.
+        stack: the workers stay up until it unwinds.
+
+    Raises:
+        as `profile_grid`.
+    """
+    found, done = dict[str, Pipeline](), dict[Path, DeviceProfile | HopProfile]()
+    if experiments:
+        first, configs = experiments[0], [one.config for one in experiments]
+        names = ", ".join(device.name for device in first.testbed.first(first.config.num_stages))
+        tell(State(doing=f"starting or reaching the workers of {names}"))
+        backends, with_torch = sorted({one.backend for one in configs}), loading_torch(configs, first.testbed.names)
+        session = stack.enter_context(workers_up(first.testbed, backends, first.link.shaped, with_torch))
+        for experiment in experiments:
+            tell(State(doing=f"profiling {names} and what is between them, for {experiment.config.identity}"))
+            for one in profile_configuration(experiment, session, done):
+                if isinstance(one, ProfiledConfiguration):
+                    found[one.config.identity] = one.pipeline
+    return found
+
+
+def profile_configuration(
+    experiment: Experiment, session: Session, done: dict[Path, DeviceProfile | HopProfile], fresh: bool = False
+) -> Iterator[Profiled | ProfiledConfiguration]:
+    """Profile the devices and hops of one configuration, over a link that is as it is; then the configuration.
+
+    Args:
+        experiment: prepared; its cuts need not be proven.
+        session: with its workers.
+        done: what was profiled before in this run, by where it is kept; what is found is added.
+        fresh: measure also what is kept from other runs.
+
+    Raises:
+        as `profile_grid`.
+    """
+    config = experiment.config
+    session.set_link(UNSHAPED)
+    with session.pipeline(config.num_stages) as coordinator:
+        wanted = devices_wanted(config, experiment, coordinator)
+        hops = hops_wanted(config, experiment, session, coordinator)
+        devices_of = _devices_profiled(wanted, config, experiment, coordinator, fresh, done)
+        hops_of = _hops_profiled(hops, config, experiment, coordinator, fresh, done)
+        for one in itertools.chain(devices_of, hops_of):
+            done[one.path] = one.profile
+            yield one
+    yield _configuration(config, experiment, [done[one.path] for one in (*wanted, *hops)])
 
 
 def _configuration(
@@ -112,57 +156,15 @@ def _prepared(config: Configuration, experiments: dict[object, Experiment]) -> E
     return experiments[key]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Wanted:
-    """What a profile is to be of; see `Kept`."""
-
-    folder: Path
-    name: str
-    asked: dict[str, Any]
-    found: dict[str, Any]
-
-    @property
-    def path(self) -> Path:
-        return profile_path(self.folder, self.name, self.asked, self.found)
-
-    def kept(self, kind: type[P], fresh: bool) -> P | None:
-        """What is there and fits; where it is to be measured again nothing, but what is there must be a profile."""
-        if not fresh:
-            return find_profile(self.folder, kind, self.name, self.asked, self.found)
-        if self.path.exists():
-            read_profile(self.path, kind)
-        return None
-
-
-def _devices_wanted(config: Configuration, experiment: Experiment, coordinator: Coordinator) -> list[_Wanted]:
-    told = [worker.description for worker in coordinator.workers]
-    check_offered(config.runtime, [(one.name, one.runtimes, one.unfit) for one in told])
-    return [
-        _Wanted(
-            project_path(config.output_dir) / FOLDER,
-            device.name,
-            {
-                **_asked(device),
-                **_model(config, experiment),
-                "runtime": name,
-                "precision": config.precision,
-                "optimize": config.optimize,
-            },
-            {**_found(one), "runtime_version": one.runtimes[name]},
-        )
-        for device, one, name in zip(experiment.testbed.devices, told, config.runtimes, strict=False)
-    ]
-
-
 def _devices_profiled(
-    wanted: list[_Wanted],
+    wanted: list[Wanted],
     config: Configuration,
     experiment: Experiment,
     coordinator: Coordinator,
     fresh: bool,
     done: Mapping[Path, object],
 ) -> Iterator[Profiled]:
-    timings = dict[Path, tuple[_Wanted, DeviceTiming]]()
+    timings = dict[Path, tuple[Wanted, DeviceTiming]]()
     devices = zip(wanted, experiment.testbed.devices, coordinator.workers, config.runtimes, strict=False)
     for one, device, worker, name in devices:
         if one.path in done:
@@ -175,24 +177,8 @@ def _devices_profiled(
         yield from _timed(list(timings.values()), experiment)
 
 
-def _hops_wanted(
-    config: Configuration, experiment: Experiment, session: Session, coordinator: Coordinator
-) -> list[_Wanted]:
-    pairs = zip(experiment.testbed.devices, coordinator.workers, strict=False)
-    ends = [(device, _found(worker.description)) for device, worker in pairs]
-    return [
-        _Wanted(
-            project_path(config.output_dir) / FOLDER,
-            f"{here.name}-{there.name}",
-            {"from": _asked(here), "to": _asked(there), **_model(config, experiment), **_way(config, session, hop)},
-            {"from": found, "to": others},
-        )
-        for hop, ((here, found), (there, others)) in enumerate(itertools.pairwise(ends))
-    ]
-
-
 def _hops_profiled(
-    hops: list[_Wanted],
+    hops: list[Wanted],
     config: Configuration,
     experiment: Experiment,
     coordinator: Coordinator,
@@ -210,7 +196,7 @@ def _hops_profiled(
             yield Profiled(profile, keep_profile(hops[i].folder, profile), False)
 
 
-def _timed(timings: list[tuple[_Wanted, DeviceTiming]], experiment: Experiment) -> Iterator[Profiled]:
+def _timed(timings: list[tuple[Wanted, DeviceTiming]], experiment: Experiment) -> Iterator[Profiled]:
     """Devices of one machine take turns, machines work at the same time."""
     began, machines = wall_clock(), dict[str, list[DeviceTiming]]()
     for _, timing in timings:
@@ -234,7 +220,7 @@ def _timed(timings: list[tuple[_Wanted, DeviceTiming]], experiment: Experiment) 
         yield Profiled(profile, keep_profile(one.folder, profile), False)
 
 
-def _hop_profile(one: _Wanted, times: HopTimes, began: str, took_s: float) -> HopProfile:
+def _hop_profile(one: Wanted, times: HopTimes, began: str, took_s: float) -> HopProfile:
     transfer, back = times.line("transfer"), times.line("back")
     if transfer is None or back is None:
         raise TrialError(f"{one.name}: its messages took no time, expected more than 0: its clock is wrong")
@@ -252,31 +238,3 @@ def _hop_profile(one: _Wanted, times: HopTimes, began: str, took_s: float) -> Ho
         payload_bytes=times.payload_bytes,
         rounds_s=times.took_s,
     )
-
-
-def _model(config: Configuration, experiment: Experiment) -> dict[str, Any]:
-    """What is computed."""
-    content = experiment.content
-    return {
-        **{key: getattr(config, key) for key in ("model", "granularity", "batch_size")},
-        "image": list(experiment.batches[0].shape[1:]),
-        "model_sha256": content["model"],
-        "weights_sha256": content["weights"],
-    }
-
-
-def _asked(device: Device) -> dict[str, Any]:
-    """What a device file says of how a device computes."""
-    return {key: getattr(device, key) for key in ("name", "torch_device", "threads", "cores", "slowdown")}
-
-
-def _found(told: Description) -> dict[str, Any]:
-    """What a device tells of itself; of its memory to a GB, for kernels keep a little more or less to themselves."""
-    hardware = {key: told.host[key] for key in _HARDWARE if key in told.host}
-    return {**hardware, "memory_gb": round(float(told.host["memory_bytes"]) / 1e9)}
-
-
-def _way(config: Configuration, session: Session, hop: int) -> dict[str, Any]:
-    """What a message goes through."""
-    way = {key: getattr(config, key) for key in ("backend", "wire", "optimize", "num_stages")} | {"hop": hop}
-    return {**way, "runtimes": config.runtimes[hop : hop + 2], "engine": session.engine, "tunnel": session.tunnel}

@@ -10,9 +10,9 @@ import pplib.devices
 from pplib.config import Configuration
 from pplib.pipeline.monitor.usage import Usage
 from pplib.pipeline.wire import messages as m
-from pplib.plan import device_timing
-from pplib.plan.device_timing import RUNS, WARMUP, DeviceTiming, even_cuts, time_in_turns
 from pplib.planner.profiles.device_profile import levels
+from pplib.sweep.planning import device_timing
+from pplib.sweep.planning.device_timing import RUNS, WARMUP, DeviceTiming, even_cuts, time_in_turns
 
 UNITS_S = [0.1, 0.1, 0.1, 0.3, 0.3, 0.1]
 COUNT = len(UNITS_S)

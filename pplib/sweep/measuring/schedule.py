@@ -17,7 +17,7 @@ from pplib.objectives import of_configuration
 from pplib.records import read_record, trial_path, write_atomic
 from pplib.sweep.results import is_done, summary_frame
 
-DECIDED = "decided.json"  # with `repeats: auto`: nothing is left to be decided within these limits
+DECIDED = "decided.json"  # with `repeats: auto` or a plan: nothing is left to be decided within these limits
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,15 @@ def missing_trials(config: Configuration, points: Sequence[tuple[int, ...]]) -> 
         asked += [Trial(*one, len(asked) + i) for i, one in enumerate(more)]
     missing = [trial for trial in asked if not is_done(config, trial.points, trial.repeat)]
     return missing or once_more(config, points)
+
+
+def planned_round(config: Configuration, points: Sequence[tuple[int, ...]]) -> list[Trial]:
+    """The next trial of every cut of a plan that lacks one: those chosen late are measured beside those before them."""
+    repeats = {point: begun(config, point) for point in points}
+    lacking = [point for point in points if repeats[point] < config.first_repeats]
+    random.Random(f"{config.seed}-{config.identity}-{sorted(repeats.items())}").shuffle(lacking)
+    done = sum(repeats.values())
+    return [Trial(point, repeats[point], done + i) for i, point in enumerate(lacking)]
 
 
 def once_more(config: Configuration, points: Sequence[tuple[int, ...]]) -> list[Trial]:
@@ -132,20 +141,29 @@ def next_round(
 
 
 def _may_go_on(config: Configuration, minutes: float) -> bool:
-    late = config.max_minutes is not None and minutes >= config.max_minutes
-    return config.repeats == "auto" and not late and not is_decided(config)
+    return config.repeats == "auto" and not is_late(config, minutes) and not is_decided(config)
+
+
+def is_late(config: Configuration, minutes: float) -> bool:
+    """Whether a configuration has had its `max_minutes`."""
+    return config.max_minutes is not None and minutes >= config.max_minutes
+
+
+def _is_open(config: Configuration) -> bool:
+    """Whether how many trials it gets depends on what they say."""
+    return config.repeats == "auto" or config.partition_points == "plan"
 
 
 def note_decided(config: Configuration) -> None:
-    """Keep that no point of a configuration wants, or may have, another repeat."""
-    if config.repeats == "auto":
+    """Keep that no point of a configuration wants, or may have, another repeat, and no other cut a trial."""
+    if _is_open(config):
         write_atomic(config.folder / DECIDED, _limits(config).encode())
 
 
 def is_decided(config: Configuration) -> bool:
     """Whether nothing is left to be decided, within the limits of this configuration."""
     path = config.folder / DECIDED
-    return config.repeats != "auto" or (path.is_file() and path.read_text() == _limits(config))
+    return not _is_open(config) or (path.is_file() and path.read_text() == _limits(config))
 
 
 def _limits(config: Configuration) -> str:

@@ -26,7 +26,7 @@ from pplib.pipeline.wire.messages import Prepared
 from pplib.pipeline.wire.plan import PipelinePlan
 from pplib.records import TrialRecord
 from pplib.sweep.experiment import Experiment
-from pplib.sweep.schedule import Trial
+from pplib.sweep.measuring.schedule import Trial
 from pplib.testbed.ssh.parallel import all_or_error, for_each
 
 Metrics = dict[str, float | str | None]

@@ -1,1 +1,0 @@
-"""`paretopipe plan`: what is measured for a plan, on the devices themselves."""

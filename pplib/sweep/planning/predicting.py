@@ -1,0 +1,66 @@
+"""Predict every cut of a grid, and say how good that was where it has been measured."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from pplib.analysis.estimated.point_estimates import point_estimates
+from pplib.analysis.pareto import front_masks
+from pplib.columns import OBJECTIVES
+from pplib.config import Configuration
+from pplib.model.points import combinations
+from pplib.planner.device_plans import MOST_CUTS, promising_cuts
+from pplib.planner.prediction import Pipeline, predict_cuts
+from pplib.planner.prediction_errors import PredictionError, prediction_errors
+from pplib.sweep.planning.profiling import ProfiledConfiguration
+from pplib.sweep.results import has_trials, read_predictions, summary_frame, write_predictions
+
+DRAWS, DRAWN = 200, 200_000  # of each cut; of all cuts of a configuration together, fewer for each where they are many
+
+
+def cuts_to_look_at(pipeline: Pipeline, seed: int) -> list[tuple[int, ...]]:
+    """Every cut of a pipeline; where they are more than `MOST_CUTS`, those that may be on its front."""
+    units, stages = len(pipeline.activation_bytes) - 1, len(pipeline.stages)
+    few = math.comb(max(0, units - 1), stages - 1) <= MOST_CUTS
+    return combinations(units, stages) if few else promising_cuts(pipeline, seed)
+
+
+def predicted(one: ProfiledConfiguration, seed: int = 0) -> pd.DataFrame:
+    """The cuts of a configuration, from profiles alone: see `predict_cuts`; and `predicted_on_front`.
+
+    They are kept beside its trials, unless a plan has kept its own there.
+
+    Raises:
+        OutputError: they cannot be written, or what is there cannot be read.
+    """
+    config = one.config
+    cuts = cuts_to_look_at(one.pipeline, seed)
+    table = predict_cuts(one.pipeline, cuts, draws=max(2, min(DRAWS, DRAWN // len(cuts))), seed=seed)
+    before = read_predictions(config.folder)
+    if before is None or before["plan_round"].isna().all():
+        write_predictions(config.folder, table.assign(plan_round=np.nan))
+    signs = np.array([1.0 if way == "min" else -1.0 for way in OBJECTIVES.values()])
+    values = table[[f"predicted_{name}" for name in OBJECTIVES]].to_numpy(dtype=np.float64)
+    return table.assign(predicted_on_front=front_masks(values[None] * signs, config.indifference)[0][0])
+
+
+def errors(table: pd.DataFrame, config: Configuration) -> list[PredictionError]:
+    """How far a configuration's predictions are off; none where it was not measured.
+
+    Measured is what `point_estimates` makes of the trials of its sweep, at the usual speed of the devices.
+
+    Args:
+        table: see `predicted`.
+        config: whose sweep is looked for.
+
+    Raises:
+        OutputError: a record of it is damaged.
+    """
+    if not has_trials(config.folder):
+        return []
+    points = point_estimates(summary_frame(config.folder))
+    points = points[[name for name in points.columns if not name.startswith(("predicted_", "plan_"))]]
+    return prediction_errors(points.merge(table, on="partition_label"))

@@ -1,0 +1,1 @@
+"""Predictions and plans, as charts and as controls."""
