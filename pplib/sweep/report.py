@@ -180,7 +180,8 @@ _ASKED = (
     "Click on a point, or on its name: what stands below the chart is then of that point. On the left is what a "
     "microbatch's time goes into, on average, on the right what each stage and hop did, and when, with the numbers of "
     "the microbatches; both of the repeat whose latency is the median. Of more than "
-    f"{_TIMELINES} points those that are likeliest on a front have a timeline here; all are in the trials' records."
+    f"{_TIMELINES} points those that are likeliest on a front have a timeline here; none has where the records keep "
+    "none (`keep: summary`)."
 )
 _FRONT = (
     "A cut is on the front if no other cut of its configuration is at least as good on {1} and "

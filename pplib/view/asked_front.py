@@ -94,12 +94,10 @@ def _words(
         said = [f"{one.name} {row[one.column] * one.factor:.4g} {one.unit}".rstrip() for one in figures]
         title = f"{row['partition_label']} {row['partition_name']} \u00b7 {row['series']} \u00b7 {row['model']}"
         link = f" \u00b7 link {row['link']}" if row["link"] != "none" else ""
-        trial = f"Below: repeat {int(repeats[point])}, that of median latency"
-        if point in timelines:
-            count = timelines[point]["microbatch"].nunique()
-            trial += f"; of its {count} microbatches {'all' if count <= FIRST else f'the first {FIRST}'}."
-        else:
-            trial += "; its timeline is not here."
+        trial = f"Below: its repeat {int(repeats[point])}, whose latency is the median; "
+        count = timelines[point]["microbatch"].nunique() if point in timelines else 0
+        shown = f"the first {FIRST} of {count} microbatches" if count > FIRST else f"all {count} microbatches"
+        trial += f"{shown}." if count else "its timeline is not here."
         rows.append({"point_id": point, "words": f"{title}{link}: {', '.join(said)}\n{trial}"})
     return (
         alt.Chart(pd.DataFrame(rows))

@@ -74,8 +74,8 @@ def test_a_timeline_in_a_chart_is_the_trials_own_from_its_first_event_on(measure
     assert stage["start"] == pytest.approx(expected["start_s"] * 1e3, abs=1e-3)
     assert stage["duration"] == pytest.approx((expected["end_s"] - expected["start_s"]) * 1e3, abs=1e-3)
     words = {row["point_id"]: row["words"] for row in rows_with(spec, "words")}
-    assert "of its 20 microbatches the first 12." in words[ids[names[0]]]
-    assert "of its 4 microbatches all." in words[ids[names[1]]]
+    assert "the first 12 of 20 microbatches." in words[ids[names[0]]]
+    assert "all 4 microbatches." in words[ids[names[1]]]
     assert "its timeline is not here." in words[ids[names[2]]]
 
 
