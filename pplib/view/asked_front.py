@@ -30,8 +30,8 @@ def asked_front_chart(
 ) -> alt.TopLevelMixin:
     """A front, and below it one point's parts and timeline: those of the point that a reader clicks on.
 
-    No kernel is asked: all of it is in the chart. Before the first click, and in a picture, it is a point of the
-    front: that whose losses against the best of each objective add up to the least.
+    No kernel is asked: all of it is in the chart. Before the first click, and in a picture, it is the point of a front
+    that is best by the last objective: of throughput, where a pipeline has most to show.
 
     Args:
         points: one row per configuration and point, see `with_fronts`.
@@ -52,8 +52,8 @@ def asked_front_chart(
     best = points[points["on_front"] & points["point_id"].isin(asked["point_id"])]
     if best.empty:
         raise FrameError("the trials: nothing to draw: expected one of a point on the front, see representative_trials")
-    losses = sum((best[name] / best[name].agg(way) - 1).abs().fillna(0.0) for name, way in objectives.items())
-    first = int(best.loc[pd.Series(losses).idxmin(), "point_id"])
+    name, way = list(objectives.items())[-1]
+    first = int(best.loc[best[name].idxmin() if way == "min" else best[name].idxmax(), "point_id"])
     chosen = alt.selection_point(
         name="asked",
         fields=["point_id"],
