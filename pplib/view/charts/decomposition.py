@@ -74,24 +74,17 @@ def chosen_parts_chart(trials: pd.DataFrame, chosen: alt.Parameter, width: int =
     tones = _tones(list(parts.values()))
     if "return_transfer_s" in trials and trials["return_transfer_s"].max() > 0:
         parts, tones = {**parts, "return_transfer_s": "return"}, [*tones, _RETURN]
-    time = trials[list(parts)].fillna(0.0) * 1e3
-    ends = time.cumsum(axis=1)
-    pieces = [
-        pd.DataFrame(
-            {
-                "point_id": trials["point_id"],
-                "part": text,
-                "start": (ends[column] - time[column]).round(3),
-                "end": ends[column].round(3),
-                "time": time[column].round(3),
-            }
-        )
-        for column, text in parts.items()
-    ]
     words = list(parts.values())
+    time = (trials[list(parts)].fillna(0.0) * 1e3).round(3)
+    start = (time.cumsum(axis=1) - time).round(3)
+    data = pd.DataFrame({"point_id": trials["point_id"], "part": [words] * len(trials)}).assign(
+        start=start.to_numpy().tolist(), time=time.to_numpy().tolist()
+    )
     base = (
-        alt.Chart(pd.concat(pieces, ignore_index=True))
+        alt.Chart(data)
         .transform_filter(chosen)
+        .transform_flatten(["part", "start", "time"])
+        .transform_calculate(end="datum.start + datum.time")
         .encode(
             y=alt.Y("part:N", sort=words, title=None, axis=alt.Axis(labelFontSize=12, labelLimit=200)),
             tooltip=[alt.Tooltip("part:N"), alt.Tooltip("time:Q", title="mean time (ms)", format=".4~g")],
