@@ -175,7 +175,7 @@ def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
     )
 
 
-_TIMELINES = 200  # about 1.5 kB of the page each
+_TIMELINES = 200  # at most 3 kB of the page each
 _ASKED = (
     "Click on a point, or on its name: what stands below the chart is then of that point. On the left is what a "
     "microbatch's time goes into, on average, on the right what each stage and hop did, and when, with the numbers of "

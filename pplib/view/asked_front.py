@@ -53,7 +53,8 @@ def asked_front_chart(
     if best.empty:
         raise FrameError("the trials: nothing to draw: expected one of a point on the front, see representative_trials")
     name, way = list(objectives.items())[-1]
-    first = int(best.loc[best[name].idxmin() if way == "min" else best[name].idxmax(), "point_id"])
+    values = best[name].to_numpy()
+    first = int(best["point_id"].iloc[int(values.argmin() if way == "min" else values.argmax())])
     chosen = alt.selection_point(
         name="asked",
         fields=["point_id"],
@@ -72,8 +73,10 @@ def asked_front_chart(
         warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
         front = front_chart(points, objectives, probability=probability, chosen=chosen)
         below = alt.hconcat(*told, spacing=30).resolve_scale(color="independent")
-        chart = alt.vconcat(front, _words(points, asked, objectives, with_events, chosen), below)
-    return chart.resolve_scale(**dict.fromkeys(("color", "shape", "size", "opacity"), "independent"))
+        chart: alt.VConcatChart = alt.vconcat(
+            front, _words(points, asked, objectives, with_events, chosen), below
+        ).resolve_scale(color="independent", shape="independent", size="independent", opacity="independent")
+    return chart
 
 
 def _words(
@@ -99,10 +102,11 @@ def _words(
         shown = f"the first {FIRST} of {count} microbatches" if count > FIRST else f"all {count} microbatches"
         trial += f"{shown}." if count else "its timeline is not here."
         rows.append({"point_id": point, "words": f"{title}{link}: {', '.join(said)}\n{trial}"})
-    return (
+    chart: alt.Chart = (
         alt.Chart(pd.DataFrame(rows))
         .transform_filter(chosen)
         .mark_text(align="left", baseline="top", fontSize=13, lineBreak="\n", lineHeight=18)
         .encode(text="words:N", x=alt.value(0), y=alt.value(4))
         .properties(width=620, height=40, view=alt.ViewConfig(stroke=None))
     )
+    return chart

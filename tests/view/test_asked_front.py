@@ -58,7 +58,8 @@ def test_one_selection_is_of_all_panels_and_every_mark_can_be_chosen(make_summar
     clicked = {view["name"] for panel in spec["vconcat"][0]["concat"] for view in panel["layer"] if "name" in view}
     assert len(clicked) == 4 and clicked <= set(asked["views"])
     marks = {row["point_id"] for row in rows_with(spec, "point_id", "place")}
-    assert marks == {row["point_id"] for row in rows_with(spec, "point_id", "part")} == set(range(len(points)))
+    assert marks == {row["point_id"] for row in rows_with(spec, "point_id", "part")}
+    assert len(marks) == len(trials)
 
 
 def test_a_timeline_in_a_chart_is_the_trials_own_from_its_first_event_on(measured, make_timeline):

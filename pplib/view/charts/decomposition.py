@@ -56,7 +56,9 @@ def decomposition_chart(trials: pd.DataFrame, width: int = 440, height: int = 24
     return blocks[0] if len(blocks) == 1 else alt.vconcat(*blocks)
 
 
-def chosen_parts_chart(trials: pd.DataFrame, chosen: alt.Parameter, width: int = 320) -> alt.LayerChart:
+def chosen_parts_chart(
+    trials: pd.DataFrame, chosen: alt.Parameter, width: int = 320
+) -> alt.LayerChart | alt.FacetChart:
     """The parts of the mean latency of the point that is chosen in a `front_chart`, one after the other.
 
     After them comes the way of the output back to the first device, where it was measured: it is no part of the
@@ -77,8 +79,13 @@ def chosen_parts_chart(trials: pd.DataFrame, chosen: alt.Parameter, width: int =
     words = list(parts.values())
     time = (trials[list(parts)].fillna(0.0) * 1e3).round(3)
     start = (time.cumsum(axis=1) - time).round(3)
-    data = pd.DataFrame({"point_id": trials["point_id"], "part": [words] * len(trials)}).assign(
-        start=start.to_numpy().tolist(), time=time.to_numpy().tolist()
+    data = pd.DataFrame(
+        {
+            "point_id": trials["point_id"],
+            "part": [words] * len(trials),
+            "start": start.to_numpy().tolist(),
+            "time": time.to_numpy().tolist(),
+        }
     )
     base = (
         alt.Chart(data)
@@ -102,8 +109,7 @@ def chosen_parts_chart(trials: pd.DataFrame, chosen: alt.Parameter, width: int =
         told.transform_filter(left).mark_text(align="right", dx=-4).encode(x="start:Q"),
         told.transform_filter(f"!({left})").mark_text(align="left", dx=4).encode(x="end:Q"),
     ]
-    chart: alt.LayerChart = alt.layer(bars, *figures).properties(width=width, height=19 * len(words))
-    return chart
+    return alt.layer(bars, *figures).properties(width=width, height=19 * len(words))
 
 
 def _measured_parts(trials: pd.DataFrame) -> dict[str, str]:

@@ -29,7 +29,7 @@ def front_chart(
     height: int = 400,
     probability: pd.DataFrame | None = None,
     chosen: alt.Parameter | None = None,
-) -> alt.TopLevelMixin:
+) -> alt.LayerChart | alt.FacetChart | alt.ConcatChart:
     """All partition points pale, each configuration's front strong, joined and labelled.
 
     The stairs are what a front attains: to their worse side every point is dominated. Bars are the intervals of the

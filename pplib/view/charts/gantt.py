@@ -46,7 +46,7 @@ def gantt_chart(timeline: pd.DataFrame, first: int | None = FIRST, width: int = 
 
 def chosen_gantt_chart(
     timelines: Mapping[int, pd.DataFrame], chosen: alt.Parameter, first: int = FIRST, width: int = 620
-) -> alt.LayerChart:
+) -> alt.LayerChart | alt.FacetChart:
     """The Gantt chart of the point that is chosen in a `front_chart`; see `gantt_chart`.
 
     Every lane is one row with all its times, which the reader's browser takes apart: so many timelines are in one
@@ -65,14 +65,14 @@ def chosen_gantt_chart(
     data = pd.concat(found, ignore_index=True)
     if data.empty:
         raise FrameError("the timelines: nothing to draw: they hold no event that lasts")
-    spans = ["microbatch", "start", "duration"]
-    rows = data.groupby(["point_id", "lane", "event", "device"], sort=False)[spans].agg(list).reset_index()
-    # Whole layers of one chart: what is chosen is taken apart once, not once for each.
+    lanes = data.groupby(["point_id", "lane", "event", "device"], sort=False)
+    rows = lanes[["microbatch", "start", "duration"]].agg(list).reset_index()
+    # Of the chart, not of its layers: what is chosen is taken apart once.
     return (
         _drawn(alt.Chart(), data, width, "datum.last")
         .properties(data=rows)
         .transform_filter(chosen)
-        .transform_flatten(spans)
+        .transform_flatten(["microbatch", "start", "duration"])
         .transform_calculate(end="datum.start + datum.duration", middle="datum.start + datum.duration / 2")
         .transform_joinaggregate(last="max(end)")
     )
@@ -100,7 +100,7 @@ def _events(timeline: pd.DataFrame, first: int | None) -> tuple[pd.DataFrame, in
     return data, count
 
 
-def _drawn(base: alt.Chart, data: pd.DataFrame, width: int, end: float | str) -> alt.LayerChart:
+def _drawn(base: alt.Chart, data: pd.DataFrame, width: int, end: float | str) -> alt.LayerChart | alt.FacetChart:
     """The layers of a chart of `data`, whose last event ends at `end`: a number, or what a row has it in."""
     lanes = _lanes(data)
     events = {event: colour for event, colour in EVENTS.items() if (data["event"] == event).any()}
@@ -132,8 +132,7 @@ def _drawn(base: alt.Chart, data: pd.DataFrame, width: int, end: float | str) ->
         .mark_text(fontSize=11, dy=-5, baseline="middle")
         .encode(x="middle:Q", text="microbatch:Q", color=alt.value("white")),
     ]
-    chart: alt.LayerChart = alt.layer(*layers).properties(width=width, height=_LANE * len(lanes))
-    return chart
+    return alt.layer(*layers).properties(width=width, height=_LANE * len(lanes))
 
 
 def _lanes(data: pd.DataFrame) -> list[str]:
