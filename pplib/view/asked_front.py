@@ -18,7 +18,8 @@ from pplib.view.charts.gantt import FIRST, chosen_gantt_chart
 from pplib.view.layout.series import with_series
 
 # Not what else has a click in it: the legend, the ground, the stairs. What is chosen stays so until something else is.
-_CLICKS = ", ".join(f"{mark}:click[datum && isValid(datum.point_id)]" for mark in ("symbol", "text"))
+_ITS_POINT = "event.item.datum && isValid(event.item.datum.point_id)"
+_CLICKS = ", ".join(f"{mark}:click[{_ITS_POINT}]" for mark in ("symbol", "text"))
 
 
 def asked_front_chart(

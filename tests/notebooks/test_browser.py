@@ -62,7 +62,7 @@ def lab(chromium, tmp_path_factory):
     """The address of a JupyterLab, as `make lab` starts it."""
     checkout = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "notebooks", checkout / "notebooks")
-    write_made_up(checkout / "outputs")
+    write_made_up(checkout / "outputs", in_flight=2)
     words = [sys.executable, "-c", LAB, str(checkout)]
     own = {"JUPYTER_CONFIG_DIR": str(checkout / "config"), "IPYTHONDIR": str(checkout / "ipython")}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=checkout, env={**os.environ, **own}) as server:
@@ -150,7 +150,7 @@ def test_a_mark_of_a_chart_tells_its_figures(browser):
 def ask_for_each_cut(chart):
     """Click on one mark after the other: what the chart then says of it, and its bars as a screen reader has them."""
     found = {}
-    for label in ("P2", "P15", "P7"):
+    for label in ("P2", "P15", "P7"):  # the last is chosen before the first click
         chart.locator(f"[aria-roledescription='point'][aria-label*='cut after: {label} ']").first.click()
         words = chart.locator("text", has_text=re.compile(f"^{label} features"))
         words.wait_for()
@@ -180,7 +180,7 @@ def test_a_click_on_a_point_of_the_front_shows_its_parts_and_timeline_in_the_not
 
 
 def test_a_click_on_a_point_of_the_front_shows_its_parts_and_timeline_in_the_report(window, tmp_path):
-    folder = write_made_up(tmp_path).results
+    folder = write_made_up(tmp_path, in_flight=2).results
     window.goto(write_results_report(folder, read_summary(write_summary(folder))).as_uri())
     check_what_was_told(ask_for_each_cut(window.locator(".vega-embed").first))
 
