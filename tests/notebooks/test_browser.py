@@ -62,7 +62,7 @@ def lab(chromium, tmp_path_factory):
     """The address of a JupyterLab, as `make lab` starts it."""
     checkout = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "notebooks", checkout / "notebooks")
-    write_made_up(checkout / "outputs", in_flight=2)
+    write_made_up(checkout / "my-notebooks" / "outputs", in_flight=2)  # where this checkout's notebooks look
     words = [sys.executable, "-c", LAB, str(checkout)]
     own = {"JUPYTER_CONFIG_DIR": str(checkout / "config"), "IPYTHONDIR": str(checkout / "ipython")}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=checkout, env={**os.environ, **own}) as server:
