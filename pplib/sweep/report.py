@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import altair as alt
 import pandas as pd
 from altair.utils.schemapi import debug_mode
 
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.uncertainty import front_probability, with_fronts
+from pplib.analysis.repeats import point_name
 from pplib.analysis.statistics import CONFIGURATION_KEYS, representative_trials
 from pplib.columns import quantity
 from pplib.objectives import Aims
 from pplib.records import read_record
-from pplib.sweep.results import trial_files
+from pplib.sweep.results import kept_timelines, trial_files
+from pplib.view.asked_front import asked_front_chart
 from pplib.view.charts import (
     decomposition_chart,
     front_per_configuration_chart,
@@ -85,17 +88,19 @@ def results_sections(folder: Path, summary: pd.DataFrame, aims: Aims | None = No
     points = with_fronts(point_estimates(summary, columns=aims.directions), probability)
     words = _FRONT.format(percent(indifference), _names(objectives))
     told = [words, *lacking, energy_words(summary, aims.directions)]
-    front = objectives_chart(points, objectives, probability)
-    parts = decomposition_chart(representative_trials(summary))
+    front, trials = objectives_chart(points, objectives, probability), representative_trials(summary)
+    asked = _asked(folder, points, aims, probability, trials)
+    told += [_ASKED] if asked else []
     return {
         "answer": [Section("The answer", "\n\n".join(map(" ".join, answer_sentences(summary, aims))))],
         "front": [
             Section(
                 "The front",
                 "\n\n".join(filter(None, told)),
-                front,
+                asked or front,
                 front_table(points, objectives, probability),
                 "front",
+                front,
             )
         ],
         "limits": [limits_section(summary, aims)],
@@ -106,7 +111,9 @@ def results_sections(folder: Path, summary: pd.DataFrame, aims: Aims | None = No
         "certainty": [certainty_section(summary, probability, objectives, indifference)],
         "regret": regret_sections(points, summary, objectives),
         "pairs": [pairs_section(summary, points, indifference)],
-        "decomposition": [Section("Where the time goes", _DECOMPOSITION, parts, name="decomposition")],
+        "decomposition": [
+            Section("Where the time goes", _DECOMPOSITION, decomposition_chart(trials), name="decomposition")
+        ],
         "points": [points_section(points, aims.directions)],
         "steadiness": [steadiness_section(summary)],
         "speeds": [speeds_section(summary)],
@@ -115,6 +122,18 @@ def results_sections(folder: Path, summary: pd.DataFrame, aims: Aims | None = No
         "ran_on": [Section("What it ran on", _ran_on(folder, summary))],
         "failed": [_failed(summary)],
     }
+
+
+def _asked(
+    folder: Path, points: pd.DataFrame, aims: Aims, probability: pd.DataFrame, trials: pd.DataFrame
+) -> alt.TopLevelMixin | None:
+    """The front that one can ask; None where it is not drawn of two objectives."""
+    if len(aims.objectives) != 2:
+        return None
+    likeliest = points.sort_values(["on_front", "front_probability"], ascending=False, kind="stable")[:_TIMELINES]
+    near = {point_name(row) for row in likeliest.to_dict("records")}
+    shown = trials[[point_name(row) in near for row in trials.to_dict("records")]]
+    return asked_front_chart(points, aims.objectives, probability, trials, kept_timelines(folder, shown))
 
 
 def _apart(points: pd.DataFrame, probability: pd.DataFrame, objectives: Mapping[str, str]) -> Section:
@@ -158,6 +177,14 @@ def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
     )
 
 
+_TIMELINES = 200  # at most 3 kB of the page each
+_ASKED = (
+    "Click on a point, or on its name: what stands below the chart is then of that point. On the left is what a "
+    "microbatch's time goes into, on average, on the right what each stage and hop did, and when, with the numbers of "
+    "the microbatches; both of the repeat whose latency is the median. Of more than "
+    f"{_TIMELINES} points those that are likeliest on a front have a timeline here; none has where the records keep "
+    "none (`keep: summary`)."
+)
 _FRONT = (
     "A cut is on the front if no other cut of its configuration is at least as good on {1} and "
     "better on one, and none is more than {0} better on one and within {0} on the other. Latency runs from the moment "

@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 from pplib.analysis.estimated.drift import drift_of
+from pplib.analysis.repeats import point_name
 from pplib.analysis.setups import setups
 from pplib.analysis.statistics import CONFIGURATION_KEYS
+from pplib.analysis.trials.events import timeline_frame
 from pplib.columns import COLUMNS
 from pplib.config import Configuration
 from pplib.errors import OutputError
@@ -163,9 +165,23 @@ def _with_predictions(frame: pd.DataFrame, places: Mapping[tuple[str, str], Path
 
 
 def write_summary(folder: Path) -> Path:
-    """Write `summary.csv` of a results folder; where it is."""
+    """Write `summary.csv` of a results folder, and where pyarrow is installed `results.parquet` beside it.
+
+    The second has the same rows and columns, with their types: what `read_summary` makes of the first.
+
+    Returns:
+        Where the first is.
+    """
     path = folder / "summary.csv"
     write_atomic(path, without_own_paths(to_csv(summary_frame(folder)), folder.parent).encode())
+    frame = read_summary(path)
+    # Of trials of two and of three stages some points are numbers, and some are text.
+    mixed = [name for name, column in frame.items() if pd.api.types.infer_dtype(column).startswith("mixed")]
+    parquet = folder / "results.parquet"
+    try:
+        write_atomic(parquet, frame.astype(dict.fromkeys(mixed, "string")).to_parquet(index=False, engine="pyarrow"))
+    except ImportError:  # an older one would tell of other trials than the summary does
+        parquet.unlink(missing_ok=True)
     return path
 
 
@@ -175,6 +191,33 @@ def read_summary(path: Path) -> pd.DataFrame:
     older = {key: _DEFAULTS[key] for key in CONFIGURATION_KEYS if key in _DEFAULTS and key not in frame.columns}
     frame = frame.assign(setup=frame["setup"].fillna("") if "setup" in frame.columns else "", **older)
     return frame.copy()  # in few blocks: as it is read, each column is one, and pandas warns of more to come
+
+
+def kept_timelines(folder: Path, trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The events of these trials, by `point_name`; nothing of one whose record keeps no timelines or is not there.
+
+    Args:
+        folder: of results.
+        trials: rows of its summary, one per point.
+
+    Raises:
+        OutputError: a record is damaged.
+    """
+    wanted = {_trial_name(row): point_name(row) for row in trials.to_dict("records")}
+    files = {f"{row['partition_label']}_r{int(row['repeat'])}.json" for row in trials.to_dict("records")}
+    found = {}
+    for path in trial_files(folder):
+        record = read_record(path) if path.name in files else None
+        if record is not None and record.timelines:
+            record.configuration = {**_DEFAULTS, **record.configuration}
+            if (name := wanted.get(_trial_name(summary_row(record)))) is not None:
+                found[name] = timeline_frame(record)
+    return found
+
+
+def _trial_name(row: Mapping[Any, Any]) -> tuple[str, int, str]:
+    """What tells a trial from all others, in its record as in the summary, where `setup` is told by all of them."""
+    return point_name({**row, "setup": ""}), int(row["repeat"]), str(row["started_at"])
 
 
 def is_shown(config: Configuration) -> bool:

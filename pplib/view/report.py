@@ -54,7 +54,8 @@ def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> R
     drawn = [(section, None if section.chart is None else draw(section.chart)) for section in sections]
     for section, drawing in drawn:
         if drawing is not None and section.name:
-            drawing.save(Path(path).parent / "charts", section.name)
+            printed = drawing if section.still is None else draw(section.still)
+            printed.save(Path(path).parent / "charts", section.name)
     content = _page(title, drawn).encode()
     write_atomic(Path(path), content)
     return Report(Path(path), len(content))

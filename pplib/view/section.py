@@ -15,7 +15,8 @@ from pplib.view.table_html import notebook_table
 class Section:
     """A heading, prose (blank lines part paragraphs), and optionally a chart and a table.
 
-    A report writes a chart that has a `name` as a picture of that name, too.
+    A report writes a chart that has a `name` as a picture of that name, too; or in its place `still`, where the chart
+    is more than one prints.
     """
 
     title: str
@@ -23,6 +24,7 @@ class Section:
     chart: alt.TopLevelMixin | None = None
     table: pd.DataFrame | None = None
     name: str = ""
+    still: alt.TopLevelMixin | None = None
 
 
 def show(*sections: Section) -> None:

@@ -14,8 +14,12 @@ import altair as alt
 import pandas as pd
 import pytest
 
+from pplib.sweep.report import write_results_report
+from pplib.sweep.results import read_summary, write_summary
+from pplib.view.charts.gantt import FIRST
 from pplib.view.report import write_report
 from pplib.view.section import Section
+from tests.helpers.records import CUTS, write_made_up
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 120
@@ -58,6 +62,7 @@ def lab(chromium, tmp_path_factory):
     """The address of a JupyterLab, as `make lab` starts it."""
     checkout = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "notebooks", checkout / "notebooks")
+    write_made_up(checkout / "my-notebooks" / "outputs", in_flight=2)  # where this checkout's notebooks look
     words = [sys.executable, "-c", LAB, str(checkout)]
     own = {"JUPYTER_CONFIG_DIR": str(checkout / "config"), "IPYTHONDIR": str(checkout / "ipython")}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=checkout, env={**os.environ, **own}) as server:
@@ -140,6 +145,45 @@ def test_a_mark_of_a_chart_tells_its_figures(browser):
     bar.hover()
     tooltip = browser.wait_for_selector("#vg-tooltip-element.visible").inner_text()
     assert re.search(r"\bP1 features\.0\s+time \(ms\)\s+\d+\.\d+\s+activation \(MB\)\s+12\.85", tooltip), tooltip
+
+
+def ask_for_each_cut(chart):
+    """Click on one mark after the other: what the chart then says of it, and its bars as a screen reader has them."""
+    found = {}
+    for label in ("P2", "P15", "P7"):  # the last is chosen before the first click
+        chart.locator(f"[aria-roledescription='point'][aria-label*='cut after: {label} ']").first.click()
+        words = chart.locator("text", has_text=re.compile(f"^{label} features"))
+        words.wait_for()
+        bars = chart.locator("[aria-roledescription='bar']")
+        found[label] = words.text_content(), [one.get_attribute("aria-label") for one in bars.all()]
+    return found
+
+
+def check_what_was_told(found):
+    """The bars of a cut are those of its own trial, see `write_made_up`."""
+    for label, (words, bars) in found.items():
+        first, last = CUTS[int(label[1:])]
+        assert "latency" in words and "throughput" in words
+        computed = [bar for bar in bars if "lane: stage 1" in bar and "event: compute" in bar]
+        assert len(computed) == FIRST
+        assert all(f"duration (ms): {last * 1e3:g}" in bar for bar in computed), computed
+        took = rf"mean time \(ms\): {first * 1e3:g}(;|$)"
+        assert len([bar for bar in bars if "part: stage 0 compute" in bar and re.search(took, bar)]) == 1, bars
+
+
+@pytest.mark.timeout(4 * LIMIT_S)
+def test_a_click_on_a_point_of_the_front_shows_its_parts_and_timeline_in_the_notebook(browser):
+    panel = open_notebook(browser, "analyze")
+    run_all(browser, panel)
+    chart = panel.locator(".vega-embed").first
+    chart.scroll_into_view_if_needed()
+    check_what_was_told(ask_for_each_cut(chart))
+
+
+def test_a_click_on_a_point_of_the_front_shows_its_parts_and_timeline_in_the_report(window, tmp_path):
+    folder = write_made_up(tmp_path, in_flight=2).results
+    window.goto(write_results_report(folder, read_summary(write_summary(folder))).as_uri())
+    check_what_was_told(ask_for_each_cut(window.locator(".vega-embed").first))
 
 
 def test_the_charts_of_a_report_are_alive_and_a_script_that_got_into_it_does_not_run(window, tmp_path):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import shutil
 
+import pandas as pd
 import pytest
 
-from pplib.analysis.statistics import CONFIGURATION_KEYS, point_table
+from pplib.analysis.repeats import point_name
+from pplib.analysis.statistics import CONFIGURATION_KEYS, point_table, representative_trials
 from pplib.config import configuration
 from pplib.errors import OutputError
 from pplib.objectives import Aims
 from pplib.records import StageTimeline, TrialRecord, read_record, trial_path, write_record
+from pplib.sweep import results
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.report import write_results_report
-from pplib.sweep.results import read_summary, write_summary
+from pplib.sweep.results import drop_details, kept_timelines, read_summary, write_summary
+from tests.helpers.records import CUTS, write_made_up
 
 METRICS = {
     "latency_s": 0.1,
@@ -150,6 +154,61 @@ def test_a_copy_inside_is_refused_by_name_and_one_configurations_folder_works(wr
     assert len(summary_of(config.folder)) == 4
     report = write_results_report(config.folder, summary_of(config.folder))
     assert "PyTorch 2.9.1" in report.read_text()
+
+
+def test_the_timeline_of_a_point_is_that_of_its_trial_of_median_latency_where_its_record_keeps_one(tmp_path):
+    configs = [write_made_up(tmp_path, repeats=3, in_flight=depth) for depth in (1, 2)]
+    folder = configs[0].results
+    summary = summary_of(folder)
+    trials = representative_trials(summary)
+    found = kept_timelines(folder, trials)
+    assert set(found) == {point_name(row) for row in trials.to_dict("records")}
+    for row in trials.to_dict("records"):
+        assert row["repeat"] == 1
+        events = found[point_name(row)]
+        computed = events[(events["lane"] == "stage 0") & (events["event"] == "compute")]
+        assert (computed["end_s"] - computed["start_s"]).mean() == pytest.approx(row["stage0_compute_s"])
+        assert events["microbatch"].nunique() == row["num_microbatches"]
+    assert "the first 12 of 13 microbatches." in write_results_report(folder, summary).read_text()
+    drop_details(configs[:1])
+    left = kept_timelines(folder, trials)
+    assert len(left) == len(CUTS) and set(left) < set(found)
+    drop_details(configs)
+    assert kept_timelines(folder, trials) == {}
+    page = write_results_report(folder, summary).read_text()
+    assert "its timeline is not here" in page and "time since the first event shown" not in page
+
+
+def test_a_parquet_file_has_what_the_summary_has_with_its_types(tmp_path):
+    pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+    config = write_made_up(tmp_path)
+    summary = summary_of(config.results)
+    frame = pd.read_parquet(config.results / "results.parquet")
+    pd.testing.assert_frame_equal(frame, summary)
+    assert frame["latency_s"].dtype == "float64" and frame["optimize"].dtype == "bool"
+    assert frame["in_flight"].dtype == "int64"
+
+
+def test_where_points_are_numbers_and_text_they_are_text_in_the_parquet_file(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+    config = write_made_up(tmp_path)
+    mixed = pd.Series([2, "3-7"] * 3, dtype="object")
+    monkeypatch.setattr(results, "read_summary", lambda path: read_summary(path).assign(partition_point=mixed))
+    write_summary(config.results)
+    assert list(pd.read_parquet(config.results / "results.parquet")["partition_point"]) == ["2", "3-7"] * 3
+
+
+def without_pyarrow(*_args, **_options):
+    """What pandas does where it is not installed."""
+    raise ImportError("Missing optional dependency 'pyarrow'")
+
+
+def test_a_parquet_file_of_an_earlier_summary_does_not_outlive_it(tmp_path, monkeypatch):
+    config = write_made_up(tmp_path)
+    (config.results / "results.parquet").write_bytes(b"of an earlier summary")
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", without_pyarrow)
+    write_summary(config.results)
+    assert not (config.results / "results.parquet").exists()
 
 
 def test_a_report_and_the_closing_lines_name_what_differs_with_figures(write, tmp_path):

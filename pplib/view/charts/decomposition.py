@@ -15,6 +15,7 @@ _ORDER = ("compute", "encode", "queue", "transfer", "decode")
 _COMPUTE = ("#9ecae1", "#3182bd", "#08519c", "#6baed6", "#2171b5", "#08306b")
 _TRANSFER = ("#fd8d3c", "#d94801", "#fdae6b", "#a63603")
 _CODE = ("#a1d99b", "#31a354", "#c7e9c0", "#006d2c")
+_RETURN = "#9e9ac8"
 _QUEUE = ("#d9d9d9", "#bdbdbd", "#969696", "#737373")
 
 
@@ -48,19 +49,85 @@ def decomposition_chart(trials: pd.DataFrame, width: int = 440, height: int = 24
     Raises:
         FrameError: a missing column, or no part of a latency in it.
     """
+    parts = _measured_parts(trials)
+    frame = with_series(trials)
+    names, _ = palette(frame)
+    blocks = [_block(one, names, parts, width, height) for one in panels(frame)]
+    return blocks[0] if len(blocks) == 1 else alt.vconcat(*blocks)
+
+
+def chosen_parts_chart(
+    trials: pd.DataFrame, chosen: alt.Parameter, width: int = 320
+) -> alt.LayerChart | alt.FacetChart:
+    """The parts of the mean latency of the point that is chosen in a `front_chart`, one after the other.
+
+    After them comes the way of the output back to the first device, where it was measured: it is no part of the
+    latency.
+
+    Args:
+        trials: one per `point_id`, a column, see `representative_trials`.
+        chosen: the selection of one `point_id`.
+        width: pixels.
+
+    Raises:
+        FrameError: no part of a latency in the trials.
+    """
+    parts = _measured_parts(trials)
+    tones = _tones(list(parts.values()))
+    if "return_transfer_s" in trials and trials["return_transfer_s"].max() > 0:
+        parts, tones = {**parts, "return_transfer_s": "return"}, [*tones, _RETURN]
+    words = list(parts.values())
+    time = (trials[list(parts)].fillna(0.0) * 1e3).round(3)
+    start = (time.cumsum(axis=1) - time).round(3)
+    data = pd.DataFrame(
+        {
+            "point_id": trials["point_id"],
+            "part": [words] * len(trials),
+            "start": start.to_numpy().tolist(),
+            "time": time.to_numpy().tolist(),
+        }
+    )
+    base = (
+        alt.Chart(data)
+        .transform_filter(chosen)
+        .transform_flatten(["part", "start", "time"])
+        .transform_calculate(end="datum.start + datum.time")
+        .encode(
+            y=alt.Y("part:N", sort=words, title=None, axis=alt.Axis(labelFontSize=12, labelLimit=200)),
+            tooltip=[alt.Tooltip("part:N"), alt.Tooltip("time:Q", title="mean time (ms)", format=".4~g")],
+        )
+    )
+    bars = base.mark_bar().encode(
+        x=alt.X("start:Q", title="mean time of a microbatch (ms)", scale=alt.Scale(zero=True)),
+        x2="end:Q",
+        color=alt.Color("part:N", scale=alt.Scale(domain=words, range=tones), legend=None),
+    )
+    # Beside the bar, on that side where there is more room.
+    told = base.transform_joinaggregate(last="max(end)").encode(text=alt.Text("time:Q", format=".3~g"))
+    left = "datum.start > datum.last / 2"
+    figures = [
+        told.transform_filter(left).mark_text(align="right", dx=-4).encode(x="start:Q"),
+        told.transform_filter(f"!({left})").mark_text(align="left", dx=4).encode(x="end:Q"),
+    ]
+    return alt.layer(bars, *figures).properties(width=width, height=19 * len(words))
+
+
+def _measured_parts(trials: pd.DataFrame) -> dict[str, str]:
+    """Of the parts of a latency those that these trials have; see `latency_parts`.
+
+    A queue that never made anything wait would only lengthen a legend; likewise what is not encoded.
+
+    Raises:
+        FrameError: none of them was measured.
+    """
     parts = latency_parts([str(name) for name in trials.columns])
     parts = {name: words for name, words in parts.items() if trials[name].notna().any()}
     if not parts:
         raise FrameError(
             "the trials: nothing to draw: expected measured columns such as stage0_compute_s and hop0_transfer_s"
         )
-    # A queue that never made anything wait would only lengthen the legend; likewise what is not encoded.
     always = ("compute_s", "transfer_s")
-    parts = {name: words for name, words in parts.items() if name.endswith(always) or trials[name].max() > 0}
-    frame = with_series(trials)
-    names, _ = palette(frame)
-    blocks = [_block(one, names, parts, width, height) for one in panels(frame)]
-    return blocks[0] if len(blocks) == 1 else alt.vconcat(*blocks)
+    return {name: words for name, words in parts.items() if name.endswith(always) or trials[name].max() > 0}
 
 
 def _block(panel: Panel, names: list[str], parts: dict[str, str], width: int, height: int) -> alt.ConcatChart:

@@ -28,7 +28,8 @@ def front_chart(
     width: int = 620,
     height: int = 400,
     probability: pd.DataFrame | None = None,
-) -> alt.TopLevelMixin:
+    chosen: alt.Parameter | None = None,
+) -> alt.LayerChart | alt.FacetChart | alt.ConcatChart:
     """All partition points pale, each configuration's front strong, joined and labelled.
 
     The stairs are what a front attains: to their worse side every point is dominated. Bars are the intervals of the
@@ -42,13 +43,14 @@ def front_chart(
             the front of its configuration. Names, bars and stairs are those of what it calls on the front.
         width: of a panel, pixels.
         height: of a panel, pixels.
+        chosen: a selection of one `point_id`, then a column of `points`: a click on a mark or a name chooses it.
 
     Raises:
         FrameError: not two objectives, a missing column, or nothing measured.
     """
     prepared, measures = prepared_points(points, objectives, probability)
     drawn = [
-        front_panel(one, measures, width, height, palette(prepared), label_all=False)
+        front_panel(one, measures, width, height, palette(prepared), label_all=False, chosen=chosen)
         for one in panels(prepared)
         if len(one.rows)
     ]
@@ -112,7 +114,7 @@ def prepared_points(
     if probability is not None:
         frame["probability"] = frame["front_probability"]
         frame["chance"] = [f"{one:.0%}" if one == one else "unknown: one repeat" for one in frame["probability"]]
-    kept = ["series", *CONFIGURATION_KEYS]
+    kept = ["series", *CONFIGURATION_KEYS, *(["point_id"] if "point_id" in frame else [])]
     shown = ["x", "x_min", "x_max", "y", "y_min", "y_max", "partition_label", "point", "on_front", "place", "stairs"]
     known = probability is not None and frame["probability"].notna().any()
     return frame[[*kept, *shown, *(["probability", "chance"] if known else [])]], measures
@@ -127,6 +129,7 @@ def front_panel(
     label_all: bool,
     shapes: Sequence[str] | None = None,
     told: tuple[str, str] = ("configuration", "on the front on every link"),
+    chosen: alt.Parameter | None = None,
 ) -> alt.LayerChart | alt.FacetChart:
     """One panel of `prepared_points`, with axes of its own; a ring around every point whose `ringed` is true.
 
@@ -139,6 +142,7 @@ def front_panel(
         label_all: name the dominated points too, and leave the legend out. Ringed points are always named.
         shapes: one per series; those of the backends if not given.
         told: in a tooltip: what a series is, and what a ring says.
+        chosen: see `front_chart`.
     """
     rows = panel.rows
     front = rows[rows["on_front"]]
@@ -184,14 +188,21 @@ def front_panel(
     # Bars of the dominated points as well would hide what is to be seen.
     ranges = on_front.mark_rule(strokeWidth=1, opacity=0.5)
     stairs = on_front.mark_line(interpolate=rows["stairs"].iloc[0], strokeWidth=2, opacity=0.9)
+    pointer = {} if chosen is None else {"cursor": "pointer"}
+    marks = base.mark_point(filled=True, size=_SIZE, invalid=None, **pointer).encode(
+        x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend, shapes), **pale, **size
+    )
     layers = [
         ranges.encode(x=x("x_min"), x2="x_max:Q", y=y(), color=colour),
         ranges.encode(x=x(), y=y("y_min"), y2="y_max:Q", color=colour),
         stairs.encode(x=x(), y=y(), color=colour, order="x:Q"),
-        base.mark_point(filled=True, size=_SIZE, invalid=None).encode(
-            x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend, shapes), **pale, **size
-        ),
     ]
+    if chosen is not None:
+        # Below the marks, which are to be pointed at.
+        halo = base.transform_filter(chosen).mark_point(size=420, strokeWidth=2.5, filled=False, color="black")
+        layers.append(halo.encode(x=x(), y=y()))
+        marks = marks.add_params(chosen)
+    layers.append(marks)
     if "ringed" in data:
         rings = base.transform_filter("datum.ringed").mark_point(size=210, strokeWidth=2, filled=False, opacity=1)
         layers.append(rings.encode(x=x(), y=y(), color=colour))
@@ -213,7 +224,7 @@ def _names(
         x_axis,
         y_axis,
     )
-    text = named[["partition_label", "series", "on_front"]].assign(
+    text = named[["partition_label", "series", "on_front", *(["point_id"] if "point_id" in named else [])]].assign(
         x=[place[0] for place in placed], y=[place[1] for place in placed]
     )
     layers = []

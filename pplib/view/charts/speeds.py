@@ -64,7 +64,7 @@ def device_speeds(summary: pd.DataFrame) -> pd.DataFrame:
         pieces.append(piece[(piece["speed"] > 0) & (piece["speed"] < math.inf)])
     found = pd.concat(pieces).sort_values("started", kind="stable", ignore_index=True)
     several = found.groupby("device")["file"].transform("nunique") > 1
-    found.loc[several, "device"] += " of " + found["file"].map(lambda path: Path(path).name)
+    found.loc[several, "device"] += " of " + found["file"].map(lambda path: Path(path).name).astype("str")
     return found.reindex(columns=columns)
 
 
