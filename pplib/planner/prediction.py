@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from pplib.errors import FrameError
 from pplib.links import UNSHAPED, Direction, LinkProfile
+from pplib.planner.other_links import Cuts, carried
 from pplib.planner.pipeline_model import Array, PipelineTimes, part_names, periodic, predict
 from pplib.planner.profiles.hop_profile import HopProfile, Line
 from pplib.planner.profiles.stage_times import StageTimes
 from pplib.records import point_label
 
-PAYLOAD = 1448 / 1500
-"""Of the bytes that a link carries, what TCP's payload is at most: a link's rate counts headers, too."""
 PREDICTED = ("latency_s", "response_s", "throughput_img_s")
 
 
@@ -65,13 +64,7 @@ def predict_cuts(
     Raises:
         FrameError: points that are none, or not as many profiles as stages and hops.
     """
-    num_stages, last = len(pipeline.stages), len(pipeline.activation_bytes) - 1
-    if num_stages < 2 or len(pipeline.hops) != num_stages - 1:
-        raise FrameError(f"expected 2 or more stages, and a hop less, got {num_stages} and {len(pipeline.hops)}")
-    for one in points:
-        if len(one) != num_stages - 1 or list(one) != sorted(one) or not all(0 <= point <= last for point in one):
-            raise FrameError(f"points: expected {num_stages - 1} of 0 to {last}, in order, got {one}")
-    times = _times(pipeline, np.asarray(points, dtype=np.int64).reshape(len(points), num_stages - 1), draws, seed)
+    times, num_stages = _times(pipeline, _places(pipeline, points), draws, seed), len(pipeline.stages)
     found = predict(times, *periodic(pipeline.in_flight))
     shape = (len(points), draws + 1)
     table: dict[str, object] = {"partition_label": [point_label(list(one)) for one in points]}
@@ -83,6 +76,40 @@ def predict_cuts(
     table["predicted_bound_img_s"] = found.bound_img_s.reshape(shape)[:, 0]
     table["predicted_bottleneck"] = [names[i] for i in found.bottleneck.reshape(shape)[:, 0]]
     return pd.DataFrame(table)
+
+
+def cuts_of(pipeline: Pipeline, points: Sequence[tuple[int, ...]]) -> Cuts:
+    """Cuts that nobody has measured, to be thought over other links than the pipeline's, which counts for nothing here.
+
+    Args:
+        pipeline: what is the same for all cuts.
+        points: as for `predict_cuts`.
+
+    Raises:
+        FrameError: as `predict_cuts`.
+    """
+    places = _places(pipeline, points)
+    crossing = np.asarray(pipeline.activation_bytes, dtype=np.float64)
+    hops = [np.interp(crossing[places[:, i]], *_sorted(hop)) for i, hop in enumerate(pipeline.hops)]
+    return Cuts(
+        labels=[point_label(list(one)) for one in points],
+        times=_times(replace(pipeline, link=UNSHAPED), places, 0, 0),
+        payload_bytes=np.stack(hops, axis=1),
+        result_bytes=np.full((len(points), 1), crossing[-1]),
+        fixed_s=np.array([hop.transfer.fixed_s for hop in pipeline.hops]),
+        return_fixed_s=pipeline.hops[-1].back.fixed_s,
+    )
+
+
+def _places(pipeline: Pipeline, points: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """The points, checked, as (cuts, hops)."""
+    num_stages, last = len(pipeline.stages), len(pipeline.activation_bytes) - 1
+    if num_stages < 2 or len(pipeline.hops) != num_stages - 1:
+        raise FrameError(f"expected 2 or more stages, and a hop less, got {num_stages} and {len(pipeline.hops)}")
+    for one in points:
+        if len(one) != num_stages - 1 or list(one) != sorted(one) or not all(0 <= point <= last for point in one):
+            raise FrameError(f"points: expected {num_stages - 1} of 0 to {last}, in order, got {one}")
+    return np.asarray(points, dtype=np.int64).reshape(len(points), num_stages - 1)
 
 
 def _times(pipeline: Pipeline, points: np.ndarray, draws: int, seed: int) -> PipelineTimes:
@@ -132,6 +159,5 @@ def _sorted(hop: HopProfile) -> tuple[Array, Array]:
 
 
 def _carried(line: Line, payload: Array, way: Direction) -> Array:
-    """How long a message keeps a link busy: software copies while the link carries, so that the longer counts."""
-    wire = 0.0 if way.rate_bit_s is None else payload * 8 / PAYLOAD / way.rate_bit_s
-    return np.asarray(line.fixed_s + np.maximum(line.per_byte_s * payload, wire), dtype=np.float64)
+    """How long a message keeps a link busy."""
+    return carried(np.asarray(line.fixed_s), line.per_byte_s * payload, payload, way.rate_bit_s)

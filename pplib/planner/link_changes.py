@@ -1,0 +1,181 @@
+"""What changes with the link, from trials: the cuts that were measured, thought over every other link."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pplib.analysis.required_columns import numeric_column
+from pplib.analysis.robust import GROUP_KEYS
+from pplib.links import UNSHAPED
+from pplib.planner.measured_parts import measured_parts
+from pplib.planner.other_links import PAYLOAD, Cuts, Stretch, delays, front_until, rates, winners
+from pplib.planner.profiles.hop_profile import fit_line
+
+TOLD = ("latency_s", "response_s", "throughput_img_s")
+"""Objectives that the pipeline model knows."""
+
+
+class MeasuredLink(NamedTuple):
+    """A link that trials went over: what was asked for, and what the bare one was measured to be."""
+
+    name: str
+    rate_bit_s: float
+    delay_s: float
+    lossy: bool
+
+
+@dataclass(frozen=True)
+class LinkChanges:
+    """What changes with the link for one configuration but for its link.
+
+    Attributes:
+        keys: `GROUP_KEYS` and their values.
+        link: that the parts are of: the fastest of those that were measured.
+        measured: all of them.
+        cuts: that were measured over it; only these can win.
+        chosen: objective -> the cut that is best over `link`, as estimated; and its value.
+        by_rate: objective -> which cut wins, from the fastest rate that is known down, with the delay of `link`.
+        by_delay: objective -> which cut wins as the delay grows, with the rate of `link`.
+        front: points on the front over `link` -> the rate and the delay until which they are, see `front_until`.
+    """
+
+    keys: Mapping[str, Any]
+    link: MeasuredLink
+    measured: list[MeasuredLink]
+    cuts: Cuts
+    chosen: Mapping[str, tuple[str, float]]
+    by_rate: Mapping[str, list[Stretch]]
+    by_delay: Mapping[str, list[Stretch]]
+    front: Mapping[str, tuple[float | None, float | None]]
+
+
+def link_changes(
+    summary: pd.DataFrame, points: pd.DataFrame, objectives: Mapping[str, str], indifference: float
+) -> list[LinkChanges]:
+    """What changes with the link, for each configuration but for its link of which two cuts or more tell their parts.
+
+    A hop's software is known where the link was fast: over a link of a rate a transfer takes the longer of the two. So
+    the parts are those over the fastest link without losses, and nothing is said of faster ones.
+
+    Args:
+        summary: one row per trial, the columns of `summary.csv`.
+        points: see `with_fronts`: what is best over that link, and on the front there.
+        objectives: column -> "min" or "max"; those that no pipeline model knows are left out.
+        indifference: what difference does not matter, as a share.
+
+    Raises:
+        FrameError: a column holds no numbers.
+    """
+    known = {name: way for name, way in objectives.items() if name in TOLD}
+    found = []
+    for key, trials in summary[summary["status"] == "ok"].groupby(GROUP_KEYS, dropna=False, sort=False):
+        links = [one for name, rows in trials.groupby("link", sort=False) if (one := _link(str(name), rows))]
+        link = max((one for one in links if not one.lossy), key=lambda one: (one.rate_bit_s, -one.delay_s), default=None)
+        cuts = link and measured_cuts(trials[trials["link"] == link.name])
+        if known and link and cuts and len(cuts.labels) > 1:
+            keys = dict(zip(GROUP_KEYS, key, strict=True))
+            found.append(_told(keys, link, links, cuts, _of(points, keys, link), known, indifference))
+    return found
+
+
+def measured_cuts(trials: pd.DataFrame) -> Cuts | None:
+    """The cuts of one configuration, to be thought over other links; None where the trials do not tell their parts.
+
+    Of what a hop takes that is fixed which a line through all sizes has at 0 bytes; with two sizes or less, nothing is.
+
+    Args:
+        trials: that succeeded, over one link.
+
+    Raises:
+        FrameError: a column holds no numbers.
+    """
+    parts = next(measured_parts(trials), None)
+    if parts is None or not np.isfinite(parts.payload_bytes).all():
+        return None
+    sizes, took = parts.payload_bytes, np.asarray(parts.times.busy_s)
+    fixed = []
+    for size, seconds in zip(sizes.T, took.T, strict=True):
+        usable = seconds > 0
+        several = len(set(size[usable])) > 2
+        fixed.append(fit_line(size[usable].tolist(), seconds[usable, None].tolist()).fixed_s if several else 0.0)
+    link = _link("", trials)
+    whole = trials["partition_name"] == "output" if "partition_name" in trials else pd.Series(False, index=trials.index)
+    result = trials.loc[whole, "activation_bytes"].median() if "activation_bytes" in trials else math.nan
+    return Cuts(
+        labels=parts.labels,
+        times=parts.times,
+        payload_bytes=sizes,
+        result_bytes=np.full((len(parts.labels), 1), result),
+        fixed_s=np.array(fixed),
+        fastest_bit_s=math.inf if link is None else link.rate_bit_s,
+    )
+
+
+def _link(name: str, rows: pd.DataFrame) -> MeasuredLink | None:
+    """None where a link was shaped, and is not told how."""
+
+    def median(column: str) -> float:
+        there = column in rows.columns
+        return float(numeric_column(rows, column, "the summary").median()) if there else math.nan
+
+    rate, rtt = median("link_requested_forward_bit_s"), median("link_requested_rtt_s")
+    if math.isnan(rtt) and name not in ("", UNSHAPED.name):
+        return None
+    goodput, seen = median("hop0_forward_before_bit_s"), median("hop0_rtt_before_s")
+    lossy = np.nansum([median("link_requested_loss"), median("link_requested_backward_loss")]) > 0
+    bare = math.inf if math.isnan(goodput) or lossy or rtt > 0 else goodput / PAYLOAD
+    delay = rtt / 2 if rtt > 0 else (0.0 if math.isnan(seen) else seen / 2)
+    return MeasuredLink(name, bare if math.isnan(rate) else rate, delay, bool(lossy))
+
+
+def _of(points: pd.DataFrame, keys: Mapping[str, Any], link: MeasuredLink) -> pd.DataFrame:
+    """The points of a configuration over a link."""
+    wanted = pd.Series({**{key: str(value) for key, value in keys.items()}, "link": link.name})
+    return points[(points[list(wanted.index)].astype("str") == wanted).all(axis=1)]
+
+
+def _told(
+    keys: Mapping[str, Any],
+    link: MeasuredLink,
+    links: list[MeasuredLink],
+    cuts: Cuts,
+    points: pd.DataFrame,
+    known: Mapping[str, str],
+    indifference: float,
+) -> LinkChanges:
+    here = points[points["partition_label"].isin(list(cuts.labels))].set_index("partition_label")
+    chosen = dict[str, tuple[str, float]]()
+    for name, way in known.items():
+        values = here[name].dropna()
+        if len(values):
+            best = values.idxmin() if way == "min" else values.idxmax()
+            chosen[name] = (str(best), float(values[best]))
+    by_rate, by_delay = rates(cuts, link.delay_s), delays(link.rate_bit_s)
+    front = [str(label) for label in here.index[here["on_front"]]]
+    return LinkChanges(
+        keys,
+        link,
+        links,
+        cuts,
+        chosen,
+        *(
+            {
+                name: winners(cuts, name, known[name], line, indifference, [label])
+                for name, (label, _) in chosen.items()
+            }
+            for line in (by_rate, by_delay)
+        ),
+        {
+            label: (
+                front_until(cuts, label, known, by_rate, indifference),
+                front_until(cuts, label, known, by_delay, indifference),
+            )
+            for label in front
+        },
+    )
