@@ -13,8 +13,9 @@ import pandas as pd
 from pplib.analysis.required_columns import numeric_column
 from pplib.analysis.robust import GROUP_KEYS
 from pplib.links import UNSHAPED
+from pplib.planner.cuts import PAYLOAD, Cuts, calibrated
 from pplib.planner.measured_parts import measured_parts
-from pplib.planner.other_links import PAYLOAD, Cuts, Stretch, delays, front_until, rates, winners
+from pplib.planner.other_links import Line, Stretch, delays, front_until, rates, winners
 from pplib.planner.profiles.hop_profile import fit_line
 
 TOLD = ("latency_s", "response_s", "throughput_img_s")
@@ -22,11 +23,20 @@ TOLD = ("latency_s", "response_s", "throughput_img_s")
 
 
 class MeasuredLink(NamedTuple):
-    """A link that trials went over: what was asked for, and what the bare one was measured to be."""
+    """A link that trials went over: what was asked for, else what it was measured to be.
+
+    Attributes:
+        name: of the link.
+        rate_bit_s: headers included; infinite where it was neither asked for nor measured.
+        delay_s: one way.
+        asked_s: of that, what was asked for: the bare link's own is in what its hops take.
+        lossy: whether it was to lose packets: how long a message takes is then no matter of rate and delay alone.
+    """
 
     name: str
     rate_bit_s: float
     delay_s: float
+    asked_s: float
     lossy: bool
 
 
@@ -76,7 +86,9 @@ def link_changes(
     found = []
     for key, trials in summary[summary["status"] == "ok"].groupby(GROUP_KEYS, dropna=False, sort=False):
         links = [one for name, rows in trials.groupby("link", sort=False) if (one := _link(str(name), rows))]
-        link = max((one for one in links if not one.lossy), key=lambda one: (one.rate_bit_s, -one.delay_s), default=None)
+        link = max(
+            (one for one in links if not one.lossy), key=lambda one: (one.rate_bit_s, -one.delay_s), default=None
+        )
         cuts = link and measured_cuts(trials[trials["link"] == link.name])
         if known and link and cuts and len(cuts.labels) > 1:
             keys = dict(zip(GROUP_KEYS, key, strict=True))
@@ -131,7 +143,8 @@ def _link(name: str, rows: pd.DataFrame) -> MeasuredLink | None:
     lossy = np.nansum([median("link_requested_loss"), median("link_requested_backward_loss")]) > 0
     bare = math.inf if math.isnan(goodput) or lossy or rtt > 0 else goodput / PAYLOAD
     delay = rtt / 2 if rtt > 0 else (0.0 if math.isnan(seen) else seen / 2)
-    return MeasuredLink(name, bare if math.isnan(rate) else rate, delay, bool(lossy))
+    asked = float(np.nan_to_num(rtt)) / 2
+    return MeasuredLink(name, bare if math.isnan(rate) else rate, delay, asked, bool(lossy))
 
 
 def _of(points: pd.DataFrame, keys: Mapping[str, Any], link: MeasuredLink) -> pd.DataFrame:
@@ -152,30 +165,20 @@ def _told(
     here = points[points["partition_label"].isin(list(cuts.labels))].set_index("partition_label")
     chosen = dict[str, tuple[str, float]]()
     for name, way in known.items():
-        values = here[name].dropna()
-        if len(values):
-            best = values.idxmin() if way == "min" else values.idxmax()
-            chosen[name] = (str(best), float(values[best]))
-    by_rate, by_delay = rates(cuts, link.delay_s), delays(link.rate_bit_s)
-    front = [str(label) for label in here.index[here["on_front"]]]
-    return LinkChanges(
-        keys,
-        link,
-        links,
-        cuts,
-        chosen,
-        *(
-            {
-                name: winners(cuts, name, known[name], line, indifference, [label])
-                for name, (label, _) in chosen.items()
-            }
-            for line in (by_rate, by_delay)
-        ),
-        {
-            label: (
-                front_until(cuts, label, known, by_rate, indifference),
-                front_until(cuts, label, known, by_delay, indifference),
-            )
-            for label in front
-        },
+        best = here.dropna(subset=[name]).sort_values(name, ascending=way == "min", kind="stable")
+        if len(best):
+            chosen[name] = (str(best.index[0]), float(best[name].iloc[0]))
+    estimates = here.reindex(list(cuts.labels))
+    cuts = calibrated(
+        cuts, {name: estimates[name].to_numpy(dtype=np.float64) for name in known}, link.rate_bit_s, link.asked_s
     )
+    by_rate, by_delay = rates(cuts, link.asked_s), delays(link.rate_bit_s)
+
+    def won(line: Line) -> dict[str, list[Stretch]]:
+        return {name: winners(cuts, name, known[name], line, indifference, [one[0]]) for name, one in chosen.items()}
+
+    def until(label: str, line: Line) -> float | None:
+        return front_until(cuts, label, known, line, indifference)
+
+    front = {label: (until(label, by_rate), until(label, by_delay)) for label in here.index[here["on_front"]]}
+    return LinkChanges(keys, link, links, cuts, chosen, won(by_rate), won(by_delay), front)

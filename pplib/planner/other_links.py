@@ -1,113 +1,26 @@
-"""These cuts over another link: what each would do there, which is best, and at which rate or delay that changes."""
+"""Over which links which cut is best, and at which rate or delay that changes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pplib.analysis.pareto import front_masks
-from pplib.links import HEADER_BYTES, SEGMENT_BYTES
-from pplib.planner.pipeline_model import Array, PipelineTimes, periodic, predict
+from pplib.planner.cuts import Cuts
+from pplib.planner.pipeline_model import Array
 
-PAYLOAD = SEGMENT_BYTES / (SEGMENT_BYTES + HEADER_BYTES)
-"""Of the bytes that a link carries, what TCP's payload is at most: a link's rate counts headers, too."""
+RATES_BIT_S, DELAYS_S = (1e6, 1e11), (1e-4, 0.3)
+"""What links are thought of: from a poor radio link to what no software keeps up with; from a cable to a satellite."""
 
-RATES_BIT_S, DELAYS_S = (1e6, 1e10), (1e-4, 0.3)
-"""What links are thought of: from a poor radio link to a fast cable; one way, from a cable to a satellite."""
-
-_RATES, _DELAYS = 61, 36  # of the grid; in a line of one of the two, that is looked at more closely, _STEPS
+_RATES, _DELAYS = 76, 36  # of the grid; in a line of one of the two, that is looked at more closely, _STEPS
 _STEPS, _EXACT = 121, 1e-5
-_AT_ONCE = 10_000  # candidates of the model: what they take of memory
 
 Ints = NDArray[np.intp]
-
-
-def carried(fixed_s: Array, copying_s: Array, payload_bytes: Array, rate_bit_s: Array | float | None) -> Array:
-    """How long a message keeps a link busy: software copies while the link carries, so that the longer counts.
-
-    Args:
-        fixed_s: of each message, however large.
-        copying_s: what software takes for its bytes.
-        payload_bytes: what crosses; where it is not known (NaN), software decides.
-        rate_bit_s: of the link, headers included; None or infinite where nothing limits it.
-    """
-    wire = np.nan_to_num(payload_bytes) * 8 / PAYLOAD / (math.inf if rate_bit_s is None else rate_bit_s)
-    return np.asarray(fixed_s + np.maximum(copying_s, wire), dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Cuts whose parts are known but for the link: measured ones, see `measured_cuts`, or predicted ones.
-
-    Attributes:
-        labels: of each cut, such as P5.
-        times: what software takes; propagation is not used.
-        payload_bytes: that cross each hop, (cuts, hops).
-        result_bytes: that go back, (cuts, 1); where not known (NaN), the way back takes what it took.
-        fixed_s: of what a hop is busy, what it takes however large a message is, (cuts, hops) or one for all.
-        return_fixed_s: the same of the way back.
-        fastest_bit_s: the rate above which nothing is known: of the link that the times are of.
-    """
-
-    labels: Sequence[str]
-    times: PipelineTimes
-    payload_bytes: Array
-    result_bytes: Array
-    fixed_s: Array | float = 0.0
-    return_fixed_s: Array | float = 0.0
-    fastest_bit_s: float = math.inf
-
-    def over(self, rate_bit_s: Array, delay_s: Array) -> PipelineTimes:
-        """The times over each of several links, both ways alike: all cuts over the first, then over the second.
-
-        Args:
-            rate_bit_s: of each link, shape (links,), infinite where nothing limits it.
-            delay_s: of each, one way.
-        """
-        links, (count, hops) = len(rate_bit_s), np.shape(self.payload_bytes)
-
-        def again(values: Array | None) -> Array | None:
-            return None if values is None else np.tile(values, (links, 1))
-
-        def busy(took_s: Array | None, fixed_s: Array | float, payload: Array) -> Array:
-            took = np.zeros_like(payload) if took_s is None else np.asarray(took_s)
-            fixed = np.minimum(fixed_s, took)
-            found = carried(fixed, took - fixed, payload, rate_bit_s[:, None, None])
-            return found.reshape(links * count, -1)
-
-        propagation = np.repeat(delay_s, count)[:, None]
-        known = ("compute_s", "encode_s", "decode_s", "admit_s", "start_s", "send_s", "grant_s")
-        return replace(
-            self.times,
-            **{name: again(getattr(self.times, name)) for name in known},
-            busy_s=busy(self.times.busy_s, self.fixed_s, self.payload_bytes),
-            return_busy_s=busy(self.times.return_busy_s, self.return_fixed_s, self.result_bytes),
-            propagation_s=np.repeat(propagation, hops, axis=1),
-            return_propagation_s=propagation * hops,
-        )
-
-    def performance(self, rate_bit_s: Array, delay_s: Array, objectives: Sequence[str]) -> Array:
-        """What the pipeline model says of every cut over every link.
-
-        Args:
-            rate_bit_s, delay_s: see `over`.
-            objectives: of `pipeline_model.Performance`.
-
-        Returns:
-            (links, cuts, objectives).
-        """
-        count, found = len(self.labels), list[Array]()
-        step = max(1, _AT_ONCE // count)
-        for first in range(0, len(rate_bit_s), step):
-            times = self.over(rate_bit_s[first : first + step], delay_s[first : first + step])
-            told = predict(times, *periodic(times.in_flight))
-            found.append(np.stack([getattr(told, name) for name in objectives], axis=1))
-        return np.concatenate(found).reshape(len(rate_bit_s), count, len(objectives))
 
 
 @dataclass(frozen=True)
@@ -166,7 +79,7 @@ def winners(
         way: "min" or "max".
         line: of links.
         indifference: what difference does not matter, as a share.
-        first: cuts that are rather named than others.
+        first: cuts that are named, where they are the best of those that are.
     """
 
     def costs(values: Array) -> Array:
@@ -219,8 +132,8 @@ def phases(cuts: Cuts, objective: str, way: str, indifference: float = 0.0, firs
     every = np.tile(rate, _DELAYS), np.repeat(delay, _RATES)
     costs = _costs(cuts.performance(*every, [objective])[:, :, 0], way)
     named = named_cuts(cuts, costs, indifference, first)
-    best = costs[:, named].argmin(axis=1).reshape(_DELAYS, _RATES)
-    return Phases([cuts.labels[one] for one in named], rate, delay, best)
+    used, best = np.unique(costs[:, named].argmin(axis=1), return_inverse=True)
+    return Phases([cuts.labels[named[one]] for one in used], rate, delay, best.reshape(_DELAYS, _RATES))
 
 
 def named_cuts(cuts: Cuts, costs: Array, indifference: float, first: Sequence[str]) -> list[int]:
@@ -230,21 +143,18 @@ def named_cuts(cuts: Cuts, costs: Array, indifference: float, first: Sequence[st
         cuts: all.
         costs: of each over each link, (links, cuts), less is better.
         indifference: what is as good, as a share.
-        first: labels of cuts that are left out after the others.
+        first: labels of cuts that are not left out.
     """
     best = costs.min(axis=1)
-    named = sorted({*_kept(costs).tolist(), *(i for i, one in enumerate(cuts.labels) if one in first)})
-    for chosen in (False, True):
-        while len(named) > 1:
-            loss = {
-                one: float((costs[:, [other for other in named if other != one]].min(axis=1) / best).max()) - 1
-                for one in named
-                if (cuts.labels[one] in first) == chosen
-            }
-            least = min(loss, key=lambda one: loss[one], default=None)
-            if least is None or loss[least] > indifference + 1e-9:
-                break
-            named.remove(least)
+    kept = [i for i, one in enumerate(cuts.labels) if one in first]
+    named = sorted({*_kept(costs).tolist(), *kept})
+    while len(named) > 1:
+        others = {one: [other for other in named if other != one] for one in named if one not in kept}
+        loss = {one: float((costs[:, rest].min(axis=1) / best).max()) - 1 for one, rest in others.items()}
+        least = min(loss, key=lambda one: loss[one], default=None)
+        if least is None or loss[least] > indifference + 1e-9:
+            break
+        named.remove(least)
     return named
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pplib.errors import FrameError
 from pplib.links import UNSHAPED, Direction, LinkProfile
-from pplib.planner.other_links import Cuts, carried
+from pplib.planner.cuts import Cuts, carried
 from pplib.planner.pipeline_model import Array, PipelineTimes, part_names, periodic, predict
 from pplib.planner.profiles.hop_profile import HopProfile, Line
 from pplib.planner.profiles.stage_times import StageTimes
