@@ -40,6 +40,18 @@ class MeasuredLink(NamedTuple):
     lossy: bool
 
 
+class Check(NamedTuple):
+    """What is told of a link, against what trials over it found: the best cut of both, and how much worse the first is.
+
+    `worse` is by what share a microbatch or an image took longer there, as measured, than at the best measured.
+    """
+
+    link: str
+    told: str
+    best: str
+    worse: float
+
+
 @dataclass(frozen=True)
 class LinkChanges:
     """What changes with the link for one configuration but for its link.
@@ -53,6 +65,7 @@ class LinkChanges:
         by_rate: objective -> which cut wins, from the fastest rate that is known down, with the delay of `link`.
         by_delay: objective -> which cut wins as the delay grows, with the rate of `link`.
         front: points on the front over `link` -> the rate and the delay until which they are, see `front_until`.
+        checks: objective -> for each other link that was measured, as far as anything can be told of it.
     """
 
     keys: Mapping[str, Any]
@@ -63,6 +76,7 @@ class LinkChanges:
     by_rate: Mapping[str, list[Stretch]]
     by_delay: Mapping[str, list[Stretch]]
     front: Mapping[str, tuple[float | None, float | None]]
+    checks: Mapping[str, list[Check]]
 
 
 def link_changes(
@@ -92,7 +106,7 @@ def link_changes(
         cuts = link and measured_cuts(trials[trials["link"] == link.name])
         if known and link and cuts and len(cuts.labels) > 1:
             keys = dict(zip(GROUP_KEYS, key, strict=True))
-            found.append(_told(keys, link, links, cuts, _of(points, keys, link), known, indifference))
+            found.append(_told(keys, link, links, cuts, _of(points, keys), known, indifference))
     return found
 
 
@@ -147,9 +161,9 @@ def _link(name: str, rows: pd.DataFrame) -> MeasuredLink | None:
     return MeasuredLink(name, bare if math.isnan(rate) else rate, delay, asked, bool(lossy))
 
 
-def _of(points: pd.DataFrame, keys: Mapping[str, Any], link: MeasuredLink) -> pd.DataFrame:
-    """The points of a configuration over a link."""
-    wanted = pd.Series({**{key: str(value) for key, value in keys.items()}, "link": link.name})
+def _of(points: pd.DataFrame, keys: Mapping[str, Any]) -> pd.DataFrame:
+    """The points of a configuration, over all its links."""
+    wanted = pd.Series({key: str(value) for key, value in keys.items()})
     return points[(points[list(wanted.index)].astype("str") == wanted).all(axis=1)]
 
 
@@ -162,7 +176,8 @@ def _told(
     known: Mapping[str, str],
     indifference: float,
 ) -> LinkChanges:
-    here = points[points["partition_label"].isin(list(cuts.labels))].set_index("partition_label")
+    of_cuts = points[points["partition_label"].isin(list(cuts.labels))].set_index("partition_label")
+    here = of_cuts[of_cuts["link"] == link.name]
     chosen = dict[str, tuple[str, float]]()
     for name, way in known.items():
         best = here.dropna(subset=[name]).sort_values(name, ascending=way == "min", kind="stable")
@@ -172,7 +187,7 @@ def _told(
     cuts = calibrated(
         cuts, {name: estimates[name].to_numpy(dtype=np.float64) for name in known}, link.rate_bit_s, link.asked_s
     )
-    by_rate, by_delay = rates(cuts, link.asked_s), delays(link.rate_bit_s)
+    by_rate, by_delay = rates(cuts, link.asked_s), delays(link.rate_bit_s, link.asked_s)
 
     def won(line: Line) -> dict[str, list[Stretch]]:
         return {name: winners(cuts, name, known[name], line, indifference, [one[0]]) for name, one in chosen.items()}
@@ -181,4 +196,34 @@ def _told(
         return front_until(cuts, label, known, line, indifference)
 
     front = {label: (until(label, by_rate), until(label, by_delay)) for label in here.index[here["on_front"]]}
-    return LinkChanges(keys, link, links, cuts, chosen, won(by_rate), won(by_delay), front)
+    others = [one for one in links if one.name != link.name and not one.lossy and one.rate_bit_s <= link.rate_bit_s]
+    checks = {
+        name: [_check(cuts, name, way, one, of_cuts.loc[of_cuts["link"] == one.name, name].dropna()) for one in others]
+        for name, way in known.items()
+    }
+    return LinkChanges(
+        keys,
+        link,
+        links,
+        cuts,
+        chosen,
+        won(by_rate),
+        won(by_delay),
+        front,
+        {name: [one for one in found if one] for name, found in checks.items()},
+    )
+
+
+def _check(cuts: Cuts, name: str, way: str, link: MeasuredLink, measured: pd.Series[float]) -> Check | None:
+    """None where no more than one cut was measured over the link."""
+    common = [i for i, label in enumerate(cuts.labels) if label in measured.index]
+    if len(common) < 2:
+        return None
+    there = np.array([measured[cuts.labels[i]] for i in common], dtype=np.float64)
+    told = cuts.performance(np.array([link.rate_bit_s]), np.array([link.asked_s]), [name])[0, common, 0]
+    if way == "max":
+        there, told = 1 / there, 1 / told
+    labels = [cuts.labels[i] for i in common]
+    return Check(
+        link.name, labels[told.argmin()], labels[there.argmin()], float(there[told.argmin()] / there.min()) - 1
+    )

@@ -48,9 +48,10 @@ def rates(cuts: Cuts, delay_s: float) -> Line:
     return Line(np.geomspace(*_rate_ends(cuts)[::-1], _STEPS), delay_s, True)
 
 
-def delays(rate_bit_s: float) -> Line:
-    """Delays one way, over a link of this rate."""
-    return Line(np.geomspace(*DELAYS_S, _STEPS), rate_bit_s, False)
+def delays(rate_bit_s: float, delay_s: float = 0.0) -> Line:
+    """Delays one way from this one on, over a link of this rate."""
+    least, most = DELAYS_S
+    return Line(np.geomspace(max(least, min(delay_s, most / 2)), most, _STEPS), rate_bit_s, False)
 
 
 def _rate_ends(cuts: Cuts) -> tuple[float, float]:
