@@ -113,7 +113,8 @@ def link_changes(
 def measured_cuts(trials: pd.DataFrame) -> Cuts | None:
     """The cuts of one configuration, to be thought over other links; None where the trials do not tell their parts.
 
-    Of what a hop takes that is fixed which a line through all sizes has at 0 bytes; with two sizes or less, nothing is.
+    Of what a hop takes that is fixed which a line through all sizes has at 0 bytes, less what the link itself took;
+    with two sizes or less, nothing is.
 
     Args:
         trials: that succeeded, over one link.
@@ -131,6 +132,7 @@ def measured_cuts(trials: pd.DataFrame) -> Cuts | None:
         several = len(set(size[usable])) > 2
         fixed.append(fit_line(size[usable].tolist(), seconds[usable, None].tolist()).fixed_s if several else 0.0)
     link = _link("", trials)
+    fastest = math.inf if link is None else link.rate_bit_s
     whole = trials["partition_name"] == "output" if "partition_name" in trials else pd.Series(False, index=trials.index)
     result = trials.loc[whole, "activation_bytes"].median() if "activation_bytes" in trials else math.nan
     return Cuts(
@@ -138,8 +140,8 @@ def measured_cuts(trials: pd.DataFrame) -> Cuts | None:
         times=parts.times,
         payload_bytes=sizes,
         result_bytes=np.full((len(parts.labels), 1), result),
-        fixed_s=np.array(fixed),
-        fastest_bit_s=math.inf if link is None else link.rate_bit_s,
+        fixed_s=np.maximum(np.minimum(np.array(fixed), took - sizes * 8 / PAYLOAD / fastest), 0.0),
+        fastest_bit_s=fastest,
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pplib.errors import FrameError
 from pplib.links import Direction, LinkProfile
 from pplib.planner.cuts import PAYLOAD
-from pplib.planner.prediction import Pipeline, predict_cuts
+from pplib.planner.prediction import Pipeline, cuts_of, predict_cuts
 from pplib.planner.profiles.hop_profile import HopProfile, Line
 from pplib.planner.profiles.stage_times import StageTimes
 from tests.planner.test_stage_times import COUNT, SIZES, profile, truth_s

@@ -54,7 +54,9 @@ def link_phases_chart(
     return alt.concat(*panels, columns=columns).properties(title=title)
 
 
-def _panel(title: str, one: Phases, links: Sequence[MeasuredLink], colour: alt.Color) -> alt.TopLevelMixin:
+def _panel(
+    title: str, one: Phases, links: Sequence[MeasuredLink], colour: alt.Color
+) -> alt.LayerChart | alt.FacetChart:
     rate, delay = _edges(one.rate_bit_s) * 1e-6, _edges(one.delay_s) * 1e3
     areas = alt.Chart(pd.DataFrame(_rectangles(one, rate, delay))).mark_rect(strokeWidth=0)
     x = alt.Scale(type="log", domain=[rate[0], rate[-1]], nice=False)
