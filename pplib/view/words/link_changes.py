@@ -114,8 +114,13 @@ def closing_sentences(found: Sequence[LinkChanges], objectives: Mapping[str, str
             better = min if way == "min" else max
             one = better((each for each in configurations if name in each.chosen), key=_value(name), default=None)
             if one is not None and len(one.by_rate[name]) > 1:
-                depth = f" (in flight {one.keys['in_flight']})" if len(configurations) > 1 else ""
-                told.append(f"{best_words(name, way)}{depth} {winner_words(one.by_rate[name], by_rate=True)}")
+                chosen = [
+                    in_words(key, one.keys[key])
+                    for key in one.keys
+                    if len({str(each.keys[key]) for each in configurations}) > 1
+                ]
+                where = f" ({', '.join(chosen)})" if chosen else ""
+                told.append(f"{best_words(name, way)}{where} {winner_words(one.by_rate[name], by_rate=True)}")
         if told:
             lines.append(f"{model} {backend}: {'; '.join(told)}")
     return lines
