@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,10 +61,18 @@ def _rate_ends(cuts: Cuts) -> tuple[float, float]:
 
 
 class Stretch(NamedTuple):
-    """A cut that is the best from where the one before ends until `until`; None where that is beyond what was asked."""
+    """A cut that is the best from where the one before ends.
+
+    Attributes:
+        label: of the cut.
+        until: where it ends, as one walks along the line; None where that is beyond it.
+        alike: from where to where, about that, the next is as good but for what does not matter; None where that is
+            next to nothing.
+    """
 
     label: str
     until: float | None
+    alike: tuple[float, float] | None = None
 
 
 def winners(
@@ -91,7 +100,29 @@ def winners(
     def best(values: Array, before: int | None) -> Ints:
         return _kept(costs(values)[:, named], before)
 
-    return [Stretch(cuts.labels[named[one]], until) for one, until in _stretches(best, line.values)]
+    found = _stretches(best, line.values)
+    stretches = list[Stretch]()
+    for i, (one, until) in enumerate(found):
+        alike = None
+        if until is not None and indifference:
+            pair = [named[one], named[found[i + 1][0]]]
+
+            def near(values: Array, before: int | None) -> Ints:
+                both = costs(values)[:, pair]  # noqa: B023
+                return np.asarray(both.max(axis=1) <= both.min(axis=1) * (1 + indifference), dtype=np.intp)
+
+            alike = _around(_stretches(near, line.values), until, line.values)
+        stretches.append(Stretch(cuts.labels[named[one]], until, alike))
+    return stretches
+
+
+def _around(stretches: list[tuple[int, float | None]], place: float, values: Array) -> tuple[float, float] | None:
+    """The stretch of 1 that holds a place on a line."""
+    ends = [values[0], *(values[-1] if end is None else end for _, end in stretches)]
+    for (told, _), (start, end) in zip(stretches, itertools.pairwise(ends), strict=True):
+        if told and min(start, end) <= place <= max(start, end):
+            return float(start), float(end)
+    return None
 
 
 def front_until(

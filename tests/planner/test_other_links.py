@@ -55,6 +55,10 @@ def test_a_slower_link_prefers_the_cut_that_sends_less_and_the_rate_is_where_bot
         assert first.until == pytest.approx(expected, rel=1e-4)
     (p1, p9), (p1_slow, p9_slow) = cuts.performance(expected * np.array([1.2, 1 / 1.2]), np.zeros(2), ["latency_s"])
     assert p1[0] < p9[0] and p1_slow[0] > p9_slow[0]
+    # Within 2 %: 50 ms + 10 w against 80 ms + w, of the 10 kB of P9.
+    (near, _) = winners(cuts, "latency_s", "min", rates(cuts, 0.0), 0.02)
+    ends = [(0.080 * 1.0 - 0.050 * 1.02) / (10 * 1.02 - 1), (0.080 * 1.02 - 0.050) / (10 - 1.02)]
+    assert near.alike == pytest.approx([10e3 * 8 / PAYLOAD / one for one in ends], rel=1e-3)
     assert winners(cuts, "latency_s", "min", delays(1e9, 0.0)) == [Stretch("P1", None)], "both wait as long"
 
 
@@ -85,7 +89,8 @@ def test_a_point_is_on_the_front_until_another_is_better_in_everything():
     line = rates(cuts, 0.0)
     found = {label: front_until(cuts, label, BOTH, line) for label in cuts.labels}
     assert found["P9"] is None, "nothing sends less"
-    assert found["P5"] == pytest.approx(50e3 * 8 / PAYLOAD / 0.080, rel=1e-3), "then its hop is as busy as P9's stage"
+    # With 65 ms on the wire P5 takes 160 ms, which two in flight share: 80 ms, as P9's first stage.
+    assert found["P5"] == pytest.approx(50e3 * 8 / PAYLOAD / 0.065, rel=1e-3)
     for label in ("P1", "P5"):
         for factor, on in ((1.01, True), (1 / 1.01, False)):
             there = cuts.performance(np.array([found[label] * factor]), np.zeros(1), [*BOTH]) * [1, -1]

@@ -44,15 +44,19 @@ def where_words(keys: Mapping[str, Any], among: Sequence[LinkChanges]) -> str:
     return ", ".join([f"{keys['model']} {keys['backend']} in flight {keys['in_flight']}", *more])
 
 
-def winner_words(stretches: Sequence[Stretch], by_rate: bool) -> str:
-    """Which cut wins until where.
+def winner_words(stretches: Sequence[Stretch], by_rate: bool, alike: bool = False) -> str:
+    """Which cut wins until where, and about that from where to where the next is as good.
 
-    >>> winner_words([Stretch("P5", 38e6), Stretch("P19", None)], by_rate=True)
+    >>> winner_words([Stretch("P5", 38e6, (45e6, 33e6)), Stretch("P19", None)], by_rate=True)
     'P5 until 38 Mbit/s, then P19'
+    >>> winner_words([Stretch("P5", 0.012, (0.01, 0.015)), Stretch("P19", None)], by_rate=False, alike=True)
+    'P5 until 12 ms, then P19 (as good from 10 ms to 15 ms)'
     """
-    told = rate_words if by_rate else delay_words
-    named = [one.label if one.until is None else f"{one.label} until {told(one.until)}" for one in stretches]
-    return ", then ".join(named)
+    told, words, near = rate_words if by_rate else delay_words, "", ""
+    for one in stretches:
+        words += f"{one.label}{near}" if one.until is None else f"{one.label}{near} until {told(one.until)}, then "
+        near = f" (as good from {told(one.alike[0])} to {told(one.alike[1])})" if alike and one.alike else ""
+    return words
 
 
 def objective_sentences(one: LinkChanges, objective: str, way: str) -> Iterator[str]:
@@ -70,8 +74,8 @@ def objective_sentences(one: LinkChanges, objective: str, way: str) -> Iterator[
     else:
         delay = f"the delay changes nothing over {one.link.name}"
         if len(later) > 1:
-            delay = f"over {one.link.name} as its delay grows, one way: {winner_words(later, by_rate=False)}"
-        rate = winner_words(slower, by_rate=True) if len(slower) > 1 else f"{slower[0].label} at every rate"
+            delay = f"over {one.link.name} as its delay grows, one way: {winner_words(later, False, alike=True)}"
+        rate = winner_words(slower, True, alike=True) if len(slower) > 1 else f"{slower[0].label} at every rate"
         yield f"{best}: {rate}; {delay}."
     for check in one.checks[objective]:
         if check.told == check.best:
