@@ -38,12 +38,10 @@ def link_phases_chart(
     if not found:
         raise FrameError("nothing to draw: expected the phases of one configuration or more, got none")
     labels = sorted({label for one, _ in found.values() for label in one.labels}, key=partition_key)
-    colour = alt.Color(
-        "cut:O",
-        sort=labels,
-        scale=alt.Scale(domain=labels, scheme="viridis"),
-        legend=alt.Legend(title="best cut", columns=1 + len(labels) // 14),
-    )
+    scale = alt.Scale(domain=labels, scheme="viridis")
+    legend = alt.Legend(title="best cut", columns=1 + len(labels) // 14)
+    # The edges in the colour, too: else the seams between rectangles show.
+    colour = alt.Color("cut:O", scale=scale, legend=legend), alt.Stroke("cut:O", scale=scale, legend=None)
     panels = [_panel(title, one, links, colour) for title, (one, links) in found.items()]
     title = alt.TitleParams(
         f"Best by {quantity(objective).name}, over any link",
@@ -58,12 +56,14 @@ def _panel(
     title: str, one: Phases, links: Sequence[MeasuredLink], colour: alt.Color
 ) -> alt.LayerChart | alt.FacetChart:
     rate, delay = _edges(one.rate_bit_s) * 1e-6, _edges(one.delay_s) * 1e3
-    areas = alt.Chart(pd.DataFrame(_rectangles(one, rate, delay))).mark_rect(strokeWidth=0)
+    areas = alt.Chart(pd.DataFrame(_rectangles(one, rate, delay))).mark_rect(strokeWidth=0.8)
     x = alt.Scale(type="log", domain=[rate[0], rate[-1]], nice=False)
     y = alt.Scale(type="log", domain=[delay[0], delay[-1]], nice=False)
     at_x = alt.X("rate:Q", scale=x, title="rate, both ways (Mbit/s), log scale", axis=alt.Axis(values=_tens(rate)))
     at_y = alt.Y("delay:Q", scale=y, title="one-way delay (ms), log scale", axis=alt.Axis(values=_tens(delay)))
-    areas = areas.encode(x=at_x, x2="rate2:Q", y=at_y, y2="delay2:Q", color=colour, tooltip=["cut:N"])
+    areas = areas.encode(
+        x=at_x, x2="rate2:Q", y=at_y, y2="delay2:Q", color=colour[0], stroke=colour[1], tooltip=["cut:N"]
+    )
     names = alt.Chart(pd.DataFrame([_middle(one, i) for i in range(len(one.labels))])).encode(
         x=at_x, y=at_y, text="cut:N"
     )
