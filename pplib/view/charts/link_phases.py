@@ -53,7 +53,7 @@ def link_phases_chart(
 
 
 def _panel(
-    title: str, one: Phases, links: Sequence[MeasuredLink], colour: alt.Color
+    title: str, one: Phases, links: Sequence[MeasuredLink], colour: tuple[alt.Color, alt.Stroke]
 ) -> alt.LayerChart | alt.FacetChart:
     rate, delay = _edges(one.rate_bit_s) * 1e-6, _edges(one.delay_s) * 1e3
     areas = alt.Chart(pd.DataFrame(_rectangles(one, rate, delay))).mark_rect(strokeWidth=0.8)
