@@ -12,6 +12,7 @@ from pplib.errors import FrameError
 from pplib.objectives import Aims
 from pplib.planner.link_changes import link_changes
 from pplib.planner.other_links import phases
+from pplib.sweep.job.closing import closing_lines
 from pplib.view.charts.link_phases import link_phases_chart
 from pplib.view.display import png_bytes
 from pplib.view.sections.link_changes import TITLE, link_changes_sections
@@ -110,3 +111,11 @@ def test_a_section_for_each_objective_and_a_sentence_where_trials_do_not_tell_th
     told = link_changes_sections(pd.DataFrame(alone), points_of(alone), Aims())
     assert [one.chart for one in told] == [None, None], "one colour is no picture"
     assert np.all(["P9, however slow or far the link is" in one.text for one in told])
+
+
+def test_the_last_lines_of_a_sweep_have_one_for_each_model_and_backend():
+    trials = [row for repeat in range(2) for row in sweep(hop=1e-4, repeat=repeat, order=repeat, **FAST)]
+    both = [*named(trials), *named(trials, backend="rpc")]
+    lines = [line for line in closing_lines(pd.DataFrame(both)) if line.startswith("links:")]
+    told = "lowest latency P1 until 25 Mbit/s, then P9; most images P1 until 25 Mbit/s, then P9"
+    assert lines == [f"links:   mobilenet_v2 {backend}: {told}" for backend in ("rpc", "socket")]
