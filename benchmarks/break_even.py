@@ -6,7 +6,8 @@ MobileNetV2 on two emulated devices, the first three times slower, swept over a 
 rate is computed at which another cut begins to have the lowest latency, where there are several the slowest. Then both
 cuts are measured over two links, of 1.2 times that rate and of 1/1.2, in turns. Printed is, for each, how many times as
 long the cut of the faster links takes: as computed, and the median, smallest and largest of the repeats. Below the
-break-even that should be more than 1, above it less. It takes network namespaces, and some four minutes.
+break-even that should be more than 1, above it less; then the parts of both, as computed and as measured. It takes
+network namespaces, and some four minutes.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def main() -> int:
         links = Path("params") / "links.yaml"
         links.write_text("none: {}\n")
         common = {"batch_size": options.batch_size}
-        found = told(swept("free", **common, partition_points=options.cuts, repeats=options.repeats))
+        free = swept("free", **common, partition_points=options.cuts, repeats=options.repeats)
+        found = told(free)
         stretches = found.by_rate[LATENCY]
         print("lowest latency:", ", then ".join(f"{one.label} {_until(one.until)}" for one in stretches), flush=True)
         if len(stretches) < 2:
@@ -93,10 +95,39 @@ def main() -> int:
             print(
                 f"{value / 1e6:.1f} Mbit/s, {name}: {pair[0]} takes {ratio(found, pair, value):.3f} times as long as "
                 f"{pair[1]} as computed, {measured.median():.3f} as measured ({measured.min():.3f} to "
-                f"{measured.max():.3f}, {len(measured)} repeats; {table[pair[0]].median() * 1e3:.1f} and "
-                f"{table[pair[1]].median() * 1e3:.1f} ms)"
+                f"{measured.max():.3f}, {len(measured)} repeats); with the stages as quick as they were then, "
+                f"{_with_stages(found, here, pair, value):.3f}"
             )
+            for label in pair:
+                print(
+                    f"  {label}: {_parts(found, free, label, value)}; {_seen(here[here['partition_label'] == label])}"
+                )
     return 0
+
+
+def _with_stages(found: LinkChanges, trials: pd.DataFrame, pair: list[str], rate_bit_s: float) -> float:
+    """The ratio of what stages took in these trials and hops are computed to take: the devices' speed left out of it."""
+    places = [list(found.cuts.labels).index(label) for label in pair]
+    hops = found.cuts.over(np.array([rate_bit_s]), np.zeros(1)).busy_s[places, 0]
+    stages = trials.groupby("partition_label")["compute_s"].median().loc[pair].to_numpy()
+    first, second = stages + hops
+    return float(first / second)
+
+
+def _parts(found: LinkChanges, free: pd.DataFrame, label: str, rate_bit_s: float) -> str:
+    """What its latency and its hop are computed to take, and its stages took over the bare link."""
+    place = list(found.cuts.labels).index(label)
+    here = np.array([rate_bit_s]), np.zeros(1)
+    latency = found.cuts.performance(*here, [LATENCY])[0, place, 0]
+    hop = found.cuts.over(*here).busy_s[place, 0]
+    computing = free.loc[free["partition_label"] == label, "compute_s"].median()
+    return f"computed {latency * 1e3:.1f} ms (hop {hop * 1e3:.1f}), stages over the bare link {computing * 1e3:.1f} ms"
+
+
+def _seen(trials: pd.DataFrame) -> str:
+    """The medians of what was measured."""
+    latency, hop, computing = (trials[name].median() * 1e3 for name in (LATENCY, "hop0_transfer_s", "compute_s"))
+    return f"measured {latency:.1f} ms (hop {hop:.1f}), stages {computing:.1f} ms"
 
 
 def _until(rate_bit_s: float | None) -> str:
