@@ -34,7 +34,7 @@ ROOMS = {
     "model": ({""}, ["tracing", "stages", "weights", "", "exported"]),
     "pipeline": ({"", "model"}, ["process", "monitor", "wire", "hops", "stage", "worker", "coordinator"]),
     "analysis": ({""}, ["", "trials", "estimated"]),
-    "planner": ({"", "analysis"}, ["profiles", "search", ""]),
+    "planner": ({"", "analysis"}, ["profiles", "search", "", "changes"]),
     "testbed": (
         {"", "pipeline"},
         ["ssh", "shipping", "shaping", "emulation", "provision", "workers", ""],

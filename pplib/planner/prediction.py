@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 from pplib.columns import PREDICTABLE
 from pplib.errors import FrameError
 from pplib.links import UNSHAPED, Direction, LinkProfile
+from pplib.planner.cuts import Cuts, carried
 from pplib.planner.measured_cuts import NOISE_SD, Measured, MeasuredCuts
 from pplib.planner.part_errors import Found, Prior, draw_errors, found_once
 from pplib.planner.pipeline_model import Array, PipelineTimes, part_names, periodic, predict
 from pplib.planner.profiles.hop_profile import HopProfile, Line
 from pplib.planner.profiles.stage_times import StageTimes
 from pplib.records import point_label
-
-PAYLOAD = 1448 / 1500
-"""Of the bytes that a link carries, what TCP's payload is at most: a link's rate counts headers, too."""
 
 # How far what profiles say may be off, on the log scale, before a trial has told. Of stages: a device has its days, and
 # one that never rests is slower than one that does, so that all are off alike; and long stages more like long ones. Of
@@ -127,12 +125,7 @@ def draw_cuts(
     Raises:
         FrameError: points that are none, or not as many profiles as stages and hops.
     """
-    num_stages, last = len(pipeline.stages), len(pipeline.activation_bytes) - 1
-    if num_stages < 2 or len(pipeline.hops) != num_stages - 1:
-        raise FrameError(f"expected 2 or more stages, and a hop less, got {num_stages} and {len(pipeline.hops)}")
-    for one in points:
-        if len(one) != num_stages - 1 or list(one) != sorted(one) or not all(0 <= point <= last for point in one):
-            raise FrameError(f"points: expected {num_stages - 1} of 0 to {last}, in order, got {one}")
+    _check(pipeline, points)
     cuts = {one: i for i, one in enumerate(dict.fromkeys([*points, *(measured.points if measured else ())]))}
     parts = _Parts(pipeline, list(cuts), measured, draws, seed)
     found = predict(parts.times(), *periodic(pipeline.in_flight))
@@ -145,6 +138,39 @@ def draw_cuts(
         values[name] = (told * np.exp(off))[rows]
     bound, bottleneck = found.bound_img_s.reshape(shape)[rows, 0], found.bottleneck.reshape(shape)[rows, 0]
     return CutDraws(values, bound, bottleneck)
+
+
+def cuts_of(pipeline: Pipeline, points: Sequence[tuple[int, ...]]) -> Cuts:
+    """Cuts that nobody has measured, to be thought over other links than the pipeline's, which counts for nothing here.
+
+    Args:
+        pipeline: what is the same for all cuts.
+        points: as of `draw_cuts`.
+
+    Raises:
+        FrameError: as `draw_cuts`.
+    """
+    _check(pipeline, points)
+    crossing = np.asarray(pipeline.activation_bytes, dtype=np.float64)
+    places = np.asarray(points, dtype=np.intp).reshape(len(points), len(pipeline.hops))
+    hops = [crossing_bytes(hop, crossing[places[:, i]]) for i, hop in enumerate(pipeline.hops)]
+    return Cuts(
+        labels=[point_label(list(one)) for one in points],
+        times=_Parts(replace(pipeline, link=UNSHAPED), list(points), None, 0, 0).times(),
+        payload_bytes=np.stack(hops, axis=1),
+        result_bytes=np.full((len(points), 1), crossing[-1]),
+        fixed_s=np.array([hop.transfer.fixed_s for hop in pipeline.hops]),
+        return_fixed_s=pipeline.hops[-1].back.fixed_s,
+    )
+
+
+def _check(pipeline: Pipeline, points: Sequence[tuple[int, ...]]) -> None:
+    num_stages, last = len(pipeline.stages), len(pipeline.activation_bytes) - 1
+    if num_stages < 2 or len(pipeline.hops) != num_stages - 1:
+        raise FrameError(f"expected 2 or more stages, and a hop less, got {num_stages} and {len(pipeline.hops)}")
+    for one in points:
+        if len(one) != num_stages - 1 or list(one) != sorted(one) or not all(0 <= point <= last for point in one):
+            raise FrameError(f"points: expected {num_stages - 1} of 0 to {last}, in order, got {one}")
 
 
 class _Parts:
@@ -268,12 +294,5 @@ def crossing_bytes(hop: HopProfile, num_bytes: Array) -> Array:
 
 
 def carried_s(line: Line, payload: Array, way: Direction) -> Array:
-    """How long messages of so many bytes keep a link busy: software copies while it carries, so that the longer counts.
-
-    Args:
-        line: what software takes.
-        payload: bytes that cross.
-        way: of the link.
-    """
-    wire = 0.0 if way.rate_bit_s is None else payload * 8 / PAYLOAD / way.rate_bit_s
-    return np.asarray(line.fixed_s + np.maximum(line.per_byte_s * payload, wire), dtype=np.float64)
+    """How long messages keep a link busy, see `cuts.carried`; `line` is what software takes, `payload` what crosses."""
+    return carried(np.asarray(line.fixed_s), line.per_byte_s * payload, payload, way.rate_bit_s)

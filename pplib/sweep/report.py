@@ -38,13 +38,20 @@ from pplib.view.sections.findings import (
     unsteady_section,
 )
 from pplib.view.sections.kept_limits import limits_section
+from pplib.view.sections.link_changes import link_changes_sections
 from pplib.view.sections.predictions import predictions_section
 from pplib.view.tables import configuration_columns, front_table
 from pplib.view.words.answer import answer_sentences
 from pplib.view.words.differences import percent
 from pplib.view.words.limits import energy_words
 
-_ALWAYS = ("answer", "pairs", "unsteady", "ran_on")  # say something also where they have nothing to show
+_ALWAYS = (
+    "answer",
+    "link_changes",
+    "pairs",
+    "unsteady",
+    "ran_on",
+)  # say something also where they have nothing to show
 
 
 def write_results_report(
@@ -110,6 +117,7 @@ def results_sections(folder: Path, summary: pd.DataFrame, aims: Aims | None = No
         "moving": [moving_section(points, objectives)],
         "certainty": [certainty_section(summary, probability, objectives, indifference)],
         "regret": regret_sections(points, summary, objectives),
+        "link_changes": link_changes_sections(summary, points, aims),
         "pairs": [pairs_section(summary, points, indifference)],
         "decomposition": [
             Section("Where the time goes", _DECOMPOSITION, decomposition_chart(trials), name="decomposition")

@@ -165,23 +165,9 @@ def _with_predictions(frame: pd.DataFrame, places: Mapping[tuple[str, str], Path
 
 
 def write_summary(folder: Path) -> Path:
-    """Write `summary.csv` of a results folder, and where pyarrow is installed `results.parquet` beside it.
-
-    The second has the same rows and columns, with their types: what `read_summary` makes of the first.
-
-    Returns:
-        Where the first is.
-    """
+    """Write `summary.csv` of a results folder; where it is."""
     path = folder / "summary.csv"
     write_atomic(path, without_own_paths(to_csv(summary_frame(folder)), folder.parent).encode())
-    frame = read_summary(path)
-    # Of trials of two and of three stages some points are numbers, and some are text.
-    mixed = [name for name, column in frame.items() if pd.api.types.infer_dtype(column).startswith("mixed")]
-    parquet = folder / "results.parquet"
-    try:
-        write_atomic(parquet, frame.astype(dict.fromkeys(mixed, "string")).to_parquet(index=False, engine="pyarrow"))
-    except ImportError:  # an older one would tell of other trials than the summary does
-        parquet.unlink(missing_ok=True)
     return path
 
 

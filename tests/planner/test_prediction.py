@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pplib.errors import FrameError
 from pplib.links import Direction, LinkProfile
-from pplib.planner.prediction import PAYLOAD, Pipeline, predict_cuts
+from pplib.planner.cuts import PAYLOAD
+from pplib.planner.prediction import Pipeline, cuts_of, predict_cuts
 from pplib.planner.profiles.hop_profile import HopProfile, Line
 from pplib.planner.profiles.stage_times import StageTimes
 from tests.planner.test_stage_times import COUNT, SIZES, profile, truth_s
@@ -98,3 +102,18 @@ def test_a_worse_link_is_never_better_and_no_rate_is_above_its_bound(point, dept
     assert there["predicted_response_s"] >= here["predicted_response_s"] * (1 - 1e-9)
     assert there["predicted_throughput_img_s"] <= here["predicted_throughput_img_s"] * (1 + 1e-9)
     assert there["predicted_throughput_img_s"] <= there["predicted_bound_img_s"] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("rate_bit_s", [1e7, 1e9, 1e12])
+def test_predicted_cuts_over_another_link_are_what_is_predicted_over_it(rate_bit_s):
+    line = Line(fixed_s=0.004, per_byte_s=1e-9, log_sd=0.01)
+    made = pipeline(of=lambda: hop(encode=line, decode=line, ratio=0.5), in_flight=2, stages=3)
+    points = [(0, 4), (2, 5), (7, 8)]
+    way = Direction(delay_s=0.003, rate_bit_s=rate_bit_s)
+    told = predict_cuts(replace(made, link=LinkProfile(name="x", forward=way, backward=way)), points)
+    names = ["latency_s", "response_s", "throughput_img_s"]
+    found = cuts_of(made, points).performance(np.array([rate_bit_s]), np.array([0.003]), names)[0]
+    assert cuts_of(made, points).labels == told["partition_label"].tolist()
+    assert found.tolist() == pytest.approx(told[[f"predicted_{name}" for name in names]].to_numpy())
+    with pytest.raises(FrameError, match="in order"):
+        cuts_of(made, [(5, 2)])

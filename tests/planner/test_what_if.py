@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from pplib.analysis.repeats import POINT_KEYS
-from pplib.planner.what_if import DEPTH, LINK, changes_that_help
+from pplib.planner.changes.what_if import DEPTH, LINK, changes_that_help
 
 BOTH = {"latency_s": "min", "throughput_img_s": "max"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 
-import pandas as pd
 import pytest
 
 from pplib.analysis.repeats import point_name
@@ -14,7 +13,6 @@ from pplib.config import configuration
 from pplib.errors import OutputError
 from pplib.objectives import Aims
 from pplib.records import StageTimeline, TrialRecord, read_record, trial_path, write_record
-from pplib.sweep import results
 from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.report import write_results_report
 from pplib.sweep.results import drop_details, kept_timelines, read_summary, write_summary
@@ -177,38 +175,6 @@ def test_the_timeline_of_a_point_is_that_of_its_trial_of_median_latency_where_it
     assert kept_timelines(folder, trials) == {}
     page = write_results_report(folder, summary).read_text()
     assert "its timeline is not here" in page and "time since the first event shown" not in page
-
-
-def test_a_parquet_file_has_what_the_summary_has_with_its_types(tmp_path):
-    pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
-    config = write_made_up(tmp_path)
-    summary = summary_of(config.results)
-    frame = pd.read_parquet(config.results / "results.parquet")
-    pd.testing.assert_frame_equal(frame, summary)
-    assert frame["latency_s"].dtype == "float64" and frame["optimize"].dtype == "bool"
-    assert frame["in_flight"].dtype == "int64"
-
-
-def test_where_points_are_numbers_and_text_they_are_text_in_the_parquet_file(tmp_path, monkeypatch):
-    pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
-    config = write_made_up(tmp_path)
-    mixed = pd.Series([2, "3-7"] * 3, dtype="object")
-    monkeypatch.setattr(results, "read_summary", lambda path: read_summary(path).assign(partition_point=mixed))
-    write_summary(config.results)
-    assert list(pd.read_parquet(config.results / "results.parquet")["partition_point"]) == ["2", "3-7"] * 3
-
-
-def without_pyarrow(*_args, **_options):
-    """What pandas does where it is not installed."""
-    raise ImportError("Missing optional dependency 'pyarrow'")
-
-
-def test_a_parquet_file_of_an_earlier_summary_does_not_outlive_it(tmp_path, monkeypatch):
-    config = write_made_up(tmp_path)
-    (config.results / "results.parquet").write_bytes(b"of an earlier summary")
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", without_pyarrow)
-    write_summary(config.results)
-    assert not (config.results / "results.parquet").exists()
 
 
 def test_a_report_and_the_closing_lines_name_what_differs_with_figures(write, tmp_path):

@@ -15,11 +15,13 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, GIVEN_KEYS
 from pplib.columns import OBJECTIVES, quantity
 from pplib.links import UNSHAPED
 from pplib.objectives import Aims
+from pplib.planner.changes.link_changes import link_changes
 from pplib.view.words.answer import answer_sentences, best_words, where_words
 from pplib.view.words.differences import in_words
 from pplib.view.words.disturbed import disturbed_words
 from pplib.view.words.fidelity import fidelity_words
 from pplib.view.words.limits import energy_words, figure, limit_lines
+from pplib.view.words.link_changes import closing_sentences
 from pplib.view.words.ties import tie_lines
 
 NAMED = ("model", "backend", "link", "in_flight")  # always told
@@ -46,6 +48,8 @@ def closing_lines(summary: pd.DataFrame, aims: Aims | None = None) -> list[str]:
     if aims.limits:
         lines += [f"limits:  {line}" for line in limit_lines(within_limits(summary, aims), aims)]
     lines += _overall(summary, points, aims)
+    changes = link_changes(summary, points, objectives, indifference)
+    lines += [f"links:   {line}" for line in closing_sentences(changes, objectives)]
     for key, group in points.groupby(CONFIGURATION_KEYS, dropna=False, sort=True):
         named = dict(zip(CONFIGURATION_KEYS, key, strict=True))
         more = [in_words(key, named[key]) for key in differing] + ([str(named["setup"])] if named["setup"] else [])

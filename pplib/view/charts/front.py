@@ -188,8 +188,8 @@ def front_panel(
     # Bars of the dominated points as well would hide what is to be seen.
     ranges = on_front.mark_rule(strokeWidth=1, opacity=0.5)
     stairs = on_front.mark_line(interpolate=rows["stairs"].iloc[0], strokeWidth=2, opacity=0.9)
-    pointer = {} if chosen is None else {"cursor": "pointer"}
-    marks = base.mark_point(filled=True, size=_SIZE, invalid=None, **pointer).encode(
+    cursor = alt.Undefined if chosen is None else "pointer"
+    marks = base.mark_point(filled=True, size=_SIZE, invalid=None, cursor=cursor).encode(
         x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend, shapes), **pale, **size
     )
     layers = [

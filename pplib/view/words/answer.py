@@ -12,7 +12,7 @@ from pplib.analysis.estimated.answer import Answer, Choice, answers, trials_of
 from pplib.columns import quantity
 from pplib.links import UNSHAPED
 from pplib.objectives import Aims
-from pplib.planner.what_if import DEPTH, LINK, Change, changes_that_help
+from pplib.planner.changes.what_if import DEPTH, LINK, Change, changes_that_help
 from pplib.view.words.differences import difference_words, in_words
 
 BEST = {"latency_s": "lowest latency", "throughput_img_s": "most images"}

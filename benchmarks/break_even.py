@@ -1,0 +1,139 @@
+"""Whether the break-even of two cuts is where it is told: computed over one link, measured above it and below.
+
+    python -m benchmarks.break_even [--batch-size 1] [--cuts 0 3 7 10 14 17 19] [--repeats 3] [--measured 4]
+
+MobileNetV2 on two emulated devices, the first three times slower, swept over a link that nothing shapes; from that the
+rate is computed at which another cut begins to have the lowest latency, where there are several the slowest. Then both
+cuts are measured over two links, of 1.2 times that rate and of 1/1.2, in turns. Printed is, for each, how many times as
+long the cut of the faster links takes: as computed, and the median, smallest and largest of the repeats. Below the
+break-even that should be more than 1, above it less; then the parts of both, as computed and as measured. It takes
+network namespaces, and some four minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from pplib.analysis.estimated.point_estimates import point_estimates
+from pplib.columns import OBJECTIVES
+from pplib.planner.changes.link_changes import LinkChanges, link_changes
+from pplib.sweep.job.command import main as sweep
+from pplib.sweep.results import read_summary
+
+DEVICES = Path(__file__).resolve().parents[1] / "params" / "devices" / "local-slow.yaml"
+FACTOR = 1.2
+LATENCY = "latency_s"
+
+
+def swept(name: str, **values: object) -> pd.DataFrame:
+    """The trials of a sweep in the current folder.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    grid = Path(f"{name}.yaml")
+    grid.write_text(yaml.safe_dump({"name": name, "devices": str(DEVICES), "num_images": 32, **values}))
+    with contextlib.redirect_stdout(sys.stderr):
+        status = sweep([str(grid)])
+    if status:
+        raise SystemExit(status)
+    return read_summary(Path("outputs") / name / "summary.csv")
+
+
+def told(trials: pd.DataFrame) -> LinkChanges:
+    """What changes with the link, by latency."""
+    points = point_estimates(trials).assign(on_front=False)
+    (found,) = link_changes(trials, points, {LATENCY: OBJECTIVES[LATENCY]}, 0.02)
+    return found
+
+
+def ratio(found: LinkChanges, pair: list[str], rate_bit_s: float) -> float:
+    """How many times as long the first of two cuts takes over a link, as computed."""
+    places = [list(found.cuts.labels).index(label) for label in pair]
+    values = found.cuts.performance(np.array([rate_bit_s]), np.zeros(1), [LATENCY])[0, places, 0]
+    return float(values[0] / values[1])
+
+
+def main() -> int:
+    """Sweep, compute, sweep over the two links, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--cuts", type=int, nargs="+", default=[0, 3, 7, 10, 14, 17, 19])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--measured", type=int, default=4)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("params").mkdir()
+        links = Path("params") / "links.yaml"
+        links.write_text("none: {}\n")
+        common = {"batch_size": options.batch_size}
+        free = swept("free", **common, partition_points=options.cuts, repeats=options.repeats)
+        found = told(free)
+        stretches = found.by_rate[LATENCY]
+        print("lowest latency:", ", then ".join(f"{one.label} {_until(one.until)}" for one in stretches), flush=True)
+        if len(stretches) < 2:
+            print("one cut wins over every link: there is nothing to check; try other --cuts")
+            return 1
+        pair, rate = [one.label for one in stretches[-2:]], float(stretches[-2].until or 0.0)
+        rates = {"above": rate * FACTOR, "below": rate / FACTOR}
+        links.write_text(yaml.safe_dump({name: {"rate_bit_s": value} for name, value in rates.items()}))
+        cuts = [int(label[1:]) for label in pair]
+        trials = swept("near", **common, partition_points=cuts, repeats=options.measured, link=[*rates])
+        for name, value in rates.items():
+            here = trials[(trials["link"] == name) & (trials["status"] == "ok")]
+            table = here.pivot_table(index="repeat", columns="partition_label", values=LATENCY)
+            measured = (table[pair[0]] / table[pair[1]]).dropna()
+            print(
+                f"{value / 1e6:.1f} Mbit/s, {name}: {pair[0]} takes {ratio(found, pair, value):.3f} times as long as "
+                f"{pair[1]} as computed, {measured.median():.3f} as measured ({measured.min():.3f} to "
+                f"{measured.max():.3f}, {len(measured)} repeats); with the stages as quick as they were then, "
+                f"{_with_stages(found, here, pair, value):.3f}"
+            )
+            for label in pair:
+                print(
+                    f"  {label}: {_parts(found, free, label, value)}; {_seen(here[here['partition_label'] == label])}"
+                )
+    return 0
+
+
+def _with_stages(found: LinkChanges, trials: pd.DataFrame, pair: list[str], rate_bit_s: float) -> float:
+    """The ratio of what stages took in these trials and hops are computed to take, whatever the devices' speed."""
+    places = [list(found.cuts.labels).index(label) for label in pair]
+    hops = found.cuts.over(np.array([rate_bit_s]), np.zeros(1)).busy_s[places, 0]
+    stages = trials.groupby("partition_label")["compute_s"].median().loc[pair].to_numpy()
+    first, second = stages + hops
+    return float(first / second)
+
+
+def _parts(found: LinkChanges, free: pd.DataFrame, label: str, rate_bit_s: float) -> str:
+    """What its latency and its hop are computed to take, and its stages took over the bare link."""
+    place = list(found.cuts.labels).index(label)
+    here = np.array([rate_bit_s]), np.zeros(1)
+    latency = found.cuts.performance(*here, [LATENCY])[0, place, 0]
+    hop = found.cuts.over(*here).busy_s[place, 0]
+    computing = free.loc[free["partition_label"] == label, "compute_s"].median()
+    return f"computed {latency * 1e3:.1f} ms (hop {hop * 1e3:.1f}), stages over the bare link {computing * 1e3:.1f} ms"
+
+
+def _seen(trials: pd.DataFrame) -> str:
+    """The medians of what was measured."""
+    latency, hop, computing = (trials[name].median() * 1e3 for name in (LATENCY, "hop0_transfer_s", "compute_s"))
+    return f"measured {latency:.1f} ms (hop {hop:.1f}), stages {computing:.1f} ms"
+
+
+def _until(rate_bit_s: float | None) -> str:
+    return "below" if rate_bit_s is None else f"until {rate_bit_s / 1e6:.1f} Mbit/s"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONPATH", str(DEVICES.parents[2]))
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What cuts would do if something changed: the link, a device, the depth."""
