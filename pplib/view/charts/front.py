@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
@@ -188,7 +188,7 @@ def front_panel(
     # Bars of the dominated points as well would hide what is to be seen.
     ranges = on_front.mark_rule(strokeWidth=1, opacity=0.5)
     stairs = on_front.mark_line(interpolate=rows["stairs"].iloc[0], strokeWidth=2, opacity=0.9)
-    cursor = alt.Undefined if chosen is None else "pointer"
+    cursor: Literal["default", "pointer"] = "default" if chosen is None else "pointer"
     marks = base.mark_point(filled=True, size=_SIZE, invalid=None, cursor=cursor).encode(
         x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend, shapes), **pale, **size
     )
