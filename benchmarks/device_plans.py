@@ -69,9 +69,8 @@ def main() -> None:
             for i in (0, 1) if turn % 2 else (1, 0):
                 measured[i].append(float(run_once(experiments[i]).metrics["throughput_img_s"] or np.nan))
     for plan, values in zip(best, measured, strict=True):
-        print(
-            f"{told(found[0], plan, testbed)}; measured {np.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
-        )
+        spread = f"{np.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+        print(f"{told(found, plan, testbed)}; measured {spread}")
     ratios = np.array(measured[0]) / np.array(measured[1])
     print(f"all over two devices: {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f} turn by turn)")
 
