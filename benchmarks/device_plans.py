@@ -56,11 +56,10 @@ def main() -> None:
     options = parser.parse_args()
     config = load_grid(options.grid).configurations[0]
     testbed = load_testbed(config.devices_file)
-    found = [
-        one for one in profile_grid((config,), {config.devices: testbed}) if isinstance(one, ProfiledConfiguration)
-    ]
-    plans = [plan for plan in device_plans(found[0].pipeline) if len(plan.devices) > 1]
-    two = [plan for plan in _of_two(found[0]) if len(plan.devices) == 2]
+    profiled = profile_grid((config,), {config.devices: testbed})
+    (found,) = [one for one in profiled if isinstance(one, ProfiledConfiguration)]
+    plans = [plan for plan in device_plans(found.pipeline) if len(plan.devices) > 1]
+    two = [plan for plan in _of_two(found) if len(plan.devices) == 2]
     best = [min(some, key=lambda plan: plan.cycle_s) for some in (plans, two)]
     measured: list[list[float]] = [[], []]
     with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pplib.errors import FrameError, WorkerError
+from pplib.view.planned.phases_chart import predicted_phases_chart
 from pplib.view.planned.plan_explorer import PlanExplorer
 from pplib.view.widgets import split_html, split_slider
 from tests.planner.test_prediction import CUTS, pipeline
@@ -126,3 +127,13 @@ def test_the_button_of_a_plan_measures_the_chosen_cut_and_lays_it_over_the_predi
     assert len(one.measured) == 1, "the same cut once"
     none = explorer()
     assert none.button not in none.children
+
+
+def test_the_predicted_phases_name_the_cut_that_is_best_over_a_link():
+    one = pipeline(in_flight=2)
+    spec = predicted_phases_chart(one, CUTS).to_dict()
+    named = {row["cut"] for rows in spec["datasets"].values() for row in rows if "cut" in row}
+    assert f"P{explorer().point.value}" in named, "over a fast link"
+    assert named <= {f"P{point}" for (point,) in CUTS}
+    assert len(named) > 1
+    assert "predicted" in str(spec["title"]["subtitle"])

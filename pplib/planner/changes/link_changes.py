@@ -12,14 +12,12 @@ import pandas as pd
 
 from pplib.analysis.required_columns import numeric_column
 from pplib.analysis.robust import GROUP_KEYS
+from pplib.columns import PREDICTABLE
 from pplib.links import UNSHAPED
 from pplib.planner.changes.measured_parts import measured_parts
 from pplib.planner.changes.other_links import Line, Stretch, delays, front_until, rates, winners
 from pplib.planner.cuts import PAYLOAD, Cuts, calibrated
 from pplib.planner.profiles.hop_profile import fit_line
-
-TOLD = ("latency_s", "response_s", "throughput_img_s")
-"""Objectives that the pipeline model knows."""
 
 
 class MeasuredLink(NamedTuple):
@@ -96,7 +94,7 @@ def link_changes(
     Raises:
         FrameError: a column holds no numbers.
     """
-    known = {name: way for name, way in objectives.items() if name in TOLD}
+    known = {name: way for name, way in objectives.items() if name in PREDICTABLE}
     found = []
     for key, trials in summary[summary["status"] == "ok"].groupby(GROUP_KEYS, dropna=False, sort=False):
         links = [one for name, rows in trials.groupby("link", sort=False) if (one := _link(str(name), rows))]

@@ -16,11 +16,12 @@ from pplib.errors import FrameError
 from pplib.planner.changes.link_changes import MeasuredLink
 from pplib.planner.changes.other_links import Phases
 
+MEASURED = "computed from the parts that were measured; points: links that trials went over"
 _WIDTH, _HEIGHT = 400, 250
 
 
 def link_phases_chart(
-    found: Mapping[str, tuple[Phases, Sequence[MeasuredLink]]], objective: str, columns: int = 2
+    found: Mapping[str, tuple[Phases, Sequence[MeasuredLink]]], objective: str, columns: int = 2, told: str = MEASURED
 ) -> alt.TopLevelMixin:
     """A phase diagram for each configuration: the colour of a link is that of the cut that is best over it.
 
@@ -31,6 +32,7 @@ def link_phases_chart(
         found: configuration, in words -> which cut is best where, and the links that its trials went over.
         objective: the column by which they are best.
         columns: panels in a row.
+        told: from what it is computed.
 
     Raises:
         FrameError: no configuration.
@@ -45,7 +47,7 @@ def link_phases_chart(
     panels = [_panel(title, one, links, colour) for title, (one, links) in found.items()]
     title = alt.TitleParams(
         f"Best by {quantity(objective).name}, over any link",
-        subtitle="computed from the parts that were measured; points: links that trials went over",
+        subtitle=told,
         anchor="start",
         fontSize=14,
     )
