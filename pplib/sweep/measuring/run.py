@@ -19,6 +19,7 @@ from pplib.sweep.claim import claim_folder, devices_content
 from pplib.sweep.experiment import Experiment, points_frame, proven
 from pplib.sweep.measuring.schedule import (
     Trial,
+    failed_before,
     interleaved,
     is_late,
     missing_trials,
@@ -81,8 +82,10 @@ def run_together(experiments: Sequence[Experiment], tell: Told, failed: Failed) 
                 try:
                     if name in pipelines:
                         points = choose(one.config, pipelines[name], not is_late(one.config, minutes))
-                        ready[name] = one = dataclasses.replace(one, points=points)
-                        todo[name] = planned_round(one.config, points)
+                        again = [] if number else failed_before(one.config, one.points)
+                        grows = len(points) > len(one.points)
+                        todo[name] = [*again, *planned_round(one.config, points, grows)]
+                        ready[name] = dataclasses.replace(one, points=points)
                     elif not number:
                         todo[name] = missing_trials(one.config, one.points)
                 except ParetoPipeError as exc:

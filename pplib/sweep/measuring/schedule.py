@@ -57,13 +57,31 @@ def missing_trials(config: Configuration, points: Sequence[tuple[int, ...]]) -> 
     return missing or once_more(config, points)
 
 
-def planned_round(config: Configuration, points: Sequence[tuple[int, ...]]) -> list[Trial]:
-    """The next trial of every cut of a plan that lacks one: those chosen late are measured beside those before them."""
-    repeats = {point: begun(config, point) for point in points}
-    lacking = [point for point in points if repeats[point] < config.first_repeats]
-    random.Random(f"{config.seed}-{config.identity}-{sorted(repeats.items())}").shuffle(lacking)
-    done = sum(repeats.values())
-    return [Trial(point, repeats[point], done + i) for i, point in enumerate(lacking)]
+def planned_round(config: Configuration, points: Sequence[tuple[int, ...]], grows: bool) -> list[Trial]:
+    """What is to be measured before a plan looks again.
+
+    While it grows, one more trial of every cut that lacks one: so those chosen late are measured beside those before
+    them. Once it does not, all that are lacking.
+
+    Args:
+        config: whose.
+        points: the cuts it has chosen.
+        grows: whether some of them are new.
+    """
+    had = {point: begun(config, point) for point in points}
+    lacking = [
+        (point, repeat)
+        for point in points
+        for repeat in range(had[point], min(had[point] + 1, config.first_repeats) if grows else config.first_repeats)
+    ]
+    random.Random(f"{config.seed}-{config.identity}-{sorted(had.items())}").shuffle(lacking)
+    done = sum(had.values())
+    return [Trial(*one, done + i) for i, one in enumerate(lacking)]
+
+
+def failed_before(config: Configuration, points: Sequence[tuple[int, ...]]) -> list[Trial]:
+    """Trials of earlier runs that failed, or over a link that was not found right afterwards."""
+    return [one for one in missing_trials(config, points) if one.repeat < begun(config, one.points)]
 
 
 def once_more(config: Configuration, points: Sequence[tuple[int, ...]]) -> list[Trial]:

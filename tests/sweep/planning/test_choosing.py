@@ -7,7 +7,8 @@ import pytest
 
 from pplib.config import configuration
 from pplib.errors import ConfigError, OutputError
-from pplib.records import TrialRecord, trial_path, write_record
+from pplib.records import TrialRecord, read_record, trial_path, write_record
+from pplib.sweep.measuring.schedule import failed_before, planned_round
 from pplib.sweep.planning.choosing import FIRST_ROUND, PER_ROUND, choose
 from pplib.sweep.points import chosen_before
 from pplib.sweep.results import PREDICTIONS, read_predictions, summary_frame, write_predictions
@@ -17,7 +18,7 @@ from tests.planner.test_stage_times import COUNT, SIZES, truth_s
 
 @pytest.fixture
 def config(tiny):
-    return configuration({**tiny, "partition_points": "plan", "in_flight": 1})
+    return configuration({**tiny, "partition_points": "plan", "in_flight": 1, "repeats": 3})
 
 
 def measure(config, point, repeat=0, slower=1.3):
@@ -136,3 +137,20 @@ def test_predictions_are_the_same_for_the_same_trials(config):
     again = read_predictions(config.folder)
     assert np.allclose(first["predicted_latency_s_high"], again["predicted_latency_s_high"])
     assert first["partition_label"].tolist() == again["partition_label"].tolist()
+
+
+def test_while_a_plan_grows_each_cut_gets_a_trial_and_then_all_it_lacks(config):
+    for repeat in range(2):
+        measure(config, 3, repeat)
+    growing = planned_round(config, [(3,), (5,)], grows=True)
+    assert {(one.points, one.repeat) for one in growing} == {((3,), 2), ((5,), 0)}
+    assert sorted(one.order for one in growing) == [2, 3]
+    whole = planned_round(config, [(3,), (5,)], grows=False)
+    assert {(one.points, one.repeat) for one in whole} == {((3,), 2), ((5,), 0), ((5,), 1), ((5,), 2)}
+    assert config.repeats == 3
+    assert failed_before(config, [(3,), (5,)]) == []
+    path = trial_path(config.folder, (3,), 1)
+    record = read_record(path)
+    record.status = "failed"
+    write_record(path, record)
+    assert [(one.points, one.repeat) for one in failed_before(config, [(3,), (5,)])] == [((3,), 1)]
