@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -81,7 +82,7 @@ def line(state: State) -> str:
 class Eta:
     """How long a grid will still take, from what its set-ups and its trials have taken so far."""
 
-    def __init__(self, todo: dict[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, todo: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
         self._todo, self._clock = todo, clock
         self._setups: dict[str, float] = {}
         self._begun = self._first = clock()
@@ -103,11 +104,13 @@ class Eta:
         self._first = now
 
     def remaining_s(self) -> float | None:
-        """Seconds, or None while nothing is known of a trial's length."""
+        """Seconds, or None while nothing is known of a trial's length, or of how many there will be."""
         if not self._measured:
             return None
         names = list(self._todo)
         later = names[names.index(self._present) + 1 :] if self._present in names else []
+        if any(math.isinf(self._todo.get(name, 0)) for name in (self._present, *later)):
+            return None
         setup_s = sum(self._setups.values()) / max(1, len(self._setups))
         trials = self._todo.get(self._present, 0) - self._done + sum(self._todo[name] for name in later)
         return max(0, trials) * self._measured_s / self._measured + len(later) * setup_s
@@ -116,7 +119,7 @@ class Eta:
 class Board:
     """The command's line: configuration i of n, what it does, how long it will take."""
 
-    def __init__(self, todo: dict[str, int], file: Path) -> None:
+    def __init__(self, todo: Mapping[str, float], file: Path) -> None:
         self._todo, self._file, self._eta = todo, file, Eta(todo)
         self._names, self._present, self._state = list(todo), "", State(doing="")
         self._failures, self._said, self._lock = 0, ("", "", -1), threading.Lock()
@@ -172,11 +175,11 @@ class Board:
 
 
 @contextlib.contextmanager
-def board(todo: dict[str, int]) -> Iterator[Board]:
+def board(todo: Mapping[str, float]) -> Iterator[Board]:
     """A line on stderr that says what a grid is doing, until the context ends.
 
     Args:
-        todo: how many trials each configuration has to do, in order.
+        todo: how many trials each configuration has to do, in order; infinite where that is not known.
     """
     with own_folder("p-") as folder:
         file, done = folder / "progress.json", threading.Event()

@@ -138,6 +138,24 @@ def test_a_reader_runs_a_notebook_moves_its_slider_changes_a_parameter_and_runs_
 
 
 @pytest.mark.timeout(4 * LIMIT_S)
+def test_a_reader_plans_for_another_link_and_measures_the_cut(browser):
+    panel = open_notebook(browser, "plan")
+    panel.locator(".jp-CodeCell").first.locator(".cm-content").click()
+    browser.keyboard.press("Control+End")
+    browser.keyboard.type('\nmodel = "tests.helpers.models:tiny"\nnum_images, batch_size = 8, 2')
+    run_all(browser, panel)
+    table = panel.locator(".jp-OutputArea-output .widget-html-content table").first
+    shown = table.inner_text()
+    assert "slow-device" in shown
+    said = panel.locator(".jp-OutputArea-output .widget-html-content p").first.inner_text()
+    panel.get_by_role("slider", name="link rate").press("Home")
+    changed = "([panel, before]) => panel.querySelector('.widget-html-content p').innerText != before"
+    browser.wait_for_function(changed, arg=[panel.element_handle(), said])
+    panel.get_by_role("button", name="Measure this cut").click()
+    panel.get_by_text(re.compile(r"P\d measured: [\d.]+ ms, [\d.]+ img/s")).wait_for()
+
+
+@pytest.mark.timeout(4 * LIMIT_S)
 def test_a_mark_of_a_chart_tells_its_figures(browser):
     panel = open_notebook(browser, "profile")
     run_all(browser, panel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 
 import msgspec
@@ -35,6 +36,15 @@ def test_the_estimate_counts_the_set_up_of_configurations_to_come():
         eta.at(done)
     eta.begin("b")
     assert eta.remaining_s() == 4 * 2.0 + 20.0 + 4 * 2.0
+
+
+def test_of_a_plan_nobody_knows_how_long_it_takes():
+    clock = iter(range(100)).__next__
+    eta = Eta({"a": math.inf}, clock)
+    eta.begin("a")
+    for done in range(3):
+        eta.at(done)
+    assert eta.remaining_s() is None
 
 
 def test_on_paper_a_line_per_stage_and_repeat_and_not_per_trial(capsys):

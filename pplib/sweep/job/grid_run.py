@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -113,8 +114,10 @@ def _planned(
     return planned
 
 
-def _missing(config: Configuration, points: list[tuple[int, ...]]) -> int:
-    """How many trials are to be done."""
+def _missing(config: Configuration, points: list[tuple[int, ...]]) -> float:
+    """How many trials are to be done; infinite where that is not known before they are."""
+    if config.partition_points == "plan" and not is_decided(config):
+        return math.inf
     if not points:
         return config.first_repeats
     return len(missing_trials(config, points)) or (0 if is_decided(config) else 1)

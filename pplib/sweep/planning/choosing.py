@@ -83,6 +83,7 @@ def _keep(
     before = read_predictions(config.folder)
     if before is not None:
         before = before.set_index("partition_label").reindex(table["partition_label"]).reset_index()
+        before = before.reindex(columns=table.columns)
         kept = before["plan_round"].notna().to_numpy()
         table = pd.DataFrame({name: np.where(kept, before[name], table[name]) for name in table.columns})
     if more:

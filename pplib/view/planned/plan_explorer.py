@@ -84,8 +84,7 @@ class PlanExplorer(ipywidgets.VBox):  # type: ignore[misc]
     def best(self) -> int:
         """The place of the cut with the highest predicted throughput within the limit; without any, of the quickest."""
         latency, throughput = (self.predicted[f"predicted_{name}"].to_numpy(dtype=np.float64) for name in OBJECTIVES)
-        limit = self.latency_limit.value * 1e-3 if hasattr(self, "latency_limit") else math.inf
-        within = latency <= limit
+        within = latency <= self.latency_limit.value * 1e-3
         return int(np.where(within, throughput, -np.inf).argmax()) if within.any() else int(latency.argmin())
 
     def _predict(self) -> None:

@@ -41,7 +41,9 @@ def _panel(data: pd.DataFrame, name: str, series: list[str], colours: list[str])
     base = alt.Chart(rows).encode(
         x=alt.X("predicted:Q", scale=scale, title=f"predicted {measure.name} ({measure.unit})"),
         y=alt.Y("measured:Q", scale=scale, title=f"measured {measure.name} ({measure.unit})"),
-        color=alt.Color("series:N", scale=alt.Scale(domain=series, range=colours), title=None),
+        color=alt.Color(
+            "series:N", scale=alt.Scale(domain=series, range=colours), legend=alt.Legend(title=None, symbolOpacity=1)
+        ),
     )
     told = [
         alt.Tooltip("series:N", title="configuration"),

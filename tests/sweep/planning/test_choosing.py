@@ -7,6 +7,7 @@ import pytest
 
 from pplib.config import configuration
 from pplib.errors import ConfigError, OutputError
+from pplib.planner.prediction import predict_cuts
 from pplib.records import TrialRecord, read_record, trial_path, write_record
 from pplib.sweep.measuring.schedule import failed_before, planned_round
 from pplib.sweep.planning.choosing import FIRST_ROUND, PER_ROUND, choose
@@ -154,3 +155,14 @@ def test_while_a_plan_grows_each_cut_gets_a_trial_and_then_all_it_lacks(config):
     record.status = "failed"
     write_record(path, record)
     assert [(one.points, one.repeat) for one in failed_before(config, [(3,), (5,)])] == [((3,), 1)]
+
+
+def test_predictions_of_the_command_are_no_plan(config):
+    table = predict_cuts(pipeline(), CUTS).assign(plan_round=np.nan)
+    write_predictions(config.folder, table)
+    assert chosen_before(config) == []
+    chosen = choose(config, pipeline())
+    assert set(chosen_before(config)) == set(chosen)
+    measure(config, chosen[0][0])
+    choose(config, pipeline(), may_add=False)
+    assert read_predictions(config.folder)["front_chance"].notna().any()
