@@ -33,8 +33,6 @@ from pplib.sweep.planning.choosing import FIRST_ROUND, PER_ROUND
 from pplib.sweep.planning.profiling import ProfiledConfiguration, profile_grid
 from pplib.sweep.results import summary_frame
 
-DRAWS = 200
-
 
 def mape(cuts: CutDraws, truth: pd.DataFrame, of: list[int]) -> str:
     """Of latency and throughput, over these cuts."""
@@ -54,7 +52,7 @@ def replay(one: ProfiledConfiguration, share: float) -> None:
     chosen, told = list[int](), list[str]()
     while True:
         measured = measured_cuts(summary[key.isin([points[i] for i in chosen])]) if chosen else None
-        draws = draw_cuts(one.pipeline, points, max(2, min(DRAWS, 200_000 // len(points))), measured=measured)
+        draws = draw_cuts(one.pipeline, points, measured=measured)
         others = [i for i in range(len(points)) if i not in chosen]
         told.append(f"{len(chosen)}: {mape(draws, truth, others)}")
         left = int(share * len(points)) - len(chosen)

@@ -24,6 +24,7 @@ Granularity = Literal["block", "layer"]
 Points = Literal["all", "auto", "even", "plan"] | list[int | list[int]]
 Repeats = Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
+PLANNED = ("auto", "plan")  # of `partition_points`: predictions choose the cuts
 LINKS_FILE = "params/links.yaml"
 WARMUP_MICROBATCHES = 3
 LEAST_MICROBATCHES = 3
@@ -232,7 +233,7 @@ def configuration(values: Mapping[str, object], where: str = "") -> Configuratio
         raise ConfigError(f"{where}{exc}") from exc
     from pplib.objectives import aims  # here: it knows the columns, which know the parameters
 
-    aims(config.objectives, config.limits, config.indifference, where, config.partition_points in ("auto", "plan"))
+    aims(config.objectives, config.limits, config.indifference, where, config.partition_points in PLANNED)
     check_name(f"{where}name", config.name)
     check_name(f"{where}model", config.folder_model[:LONGEST_NAME])
     if config.partition_points == []:

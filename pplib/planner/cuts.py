@@ -33,7 +33,7 @@ def carried(fixed_s: Array, copying_s: Array, payload_bytes: Array, rate_bit_s: 
 
 @dataclass(frozen=True)
 class Cuts:
-    """Cuts whose parts are known but for the link: measured ones, see `measured_cuts`, or predicted ones.
+    """Cuts whose parts are known but for the link: measured ones, see `cuts_of_trials`, or predicted ones.
 
     Attributes:
         labels: of each cut, such as P5.

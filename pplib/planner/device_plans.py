@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from pplib.planner.pipeline_model import Array
-from pplib.planner.prediction import HOPS, STAGES, Pipeline, carried_s, crossing_bytes
+from pplib.planner.prediction import HOPS, STAGES, Pipeline, carried_s
 from pplib.planner.profiles.hop_profile import HopProfile, Line
 from pplib.planner.search.fronts import pareto_plans
 from pplib.planner.search.plan_costs import Plan, PlanCosts
@@ -81,7 +81,7 @@ def _costs(
         if in_order and there != here + 1:
             continue
         hop, num_bytes = _hop_between(pipeline, here, there), np.asarray(pipeline.activation_bytes, dtype=np.float64)
-        carried = carried_s(hop.transfer, crossing_bytes(hop, num_bytes), pipeline.link.forward)
+        carried = carried_s(hop.transfer, hop.crossing_bytes(num_bytes), pipeline.link.forward)
         coded = [np.zeros(num_points) if line is None else line.at(num_bytes) for line in (hop.encode, hop.decode)]
         parts = np.stack([carried * (1 if of_hops is None else of_hops[min(here, there)]), *coded])
         busy[here, there] = parts.max(axis=0)

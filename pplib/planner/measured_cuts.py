@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.stage_levels import HashedTrials, remembered_levels
 from pplib.analysis.required_columns import numeric_column
-from pplib.analysis.statistics import partition_key
+from pplib.analysis.statistics import partition_key, sorted_trials
 
 Array = NDArray[np.float64]
 NOISE_SD = 0.05  # log-scale, of what was measured once: nothing tells how noisy it is
@@ -54,7 +54,7 @@ def measured_cuts(summary: pd.DataFrame, seed: int = 0) -> MeasuredCuts:
     Raises:
         FrameError: a column is missing, or holds no numbers.
     """
-    trials = summary[summary["status"] == "ok"].reset_index(drop=True)
+    trials = sorted_trials(summary[summary["status"] == "ok"])  # as the estimates have them: levels are found once
     points = list(dict.fromkeys(partition_key(one) for one in trials["partition_point"]))
     if not points:
         nothing = Measured(np.zeros(0), np.zeros(0))

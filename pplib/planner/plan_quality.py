@@ -6,11 +6,23 @@ from collections.abc import Mapping, Sequence
 
 import moocore
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from pplib.analysis.pareto import front_masks
+from pplib.analysis.pareto import front_masks, pareto_mask
+from pplib.columns import OBJECTIVES
 
 Array = NDArray[np.float64]
+
+
+def predicted_front(table: pd.DataFrame, indifference: float) -> pd.Series[bool]:
+    """Which cuts are on the front of what is predicted of latency and throughput; see `pareto_mask`.
+
+    Args:
+        table: one row per cut, see `pplib.planner.prediction.predict_cuts`.
+        indifference: the share that does not matter.
+    """
+    return pareto_mask(table, {f"predicted_{name}": way for name, way in OBJECTIVES.items()}, indifference)
 
 
 def hypervolume_share(values: Array, some: Sequence[int], objectives: Mapping[str, str]) -> float:

@@ -29,6 +29,7 @@ STAGES = Prior(level=0.1, alike=0.06, length=0.3)
 HOPS = Prior(level=0.3, alike=0.15, length=0.7)
 PASSAGE, PASSAGE_OWN_SD = Prior(level=0.05), 0.02
 RATE_SD = 0.02
+DRAWS, DRAWN = 200, 200_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class CutDraws(NamedTuple):
 def predict_cuts(
     pipeline: Pipeline,
     points: Sequence[tuple[int, ...]],
-    draws: int = 200,
+    draws: int | None = None,
     seed: int = 0,
     level: float = 0.95,
     measured: MeasuredCuts | None = None,
@@ -103,7 +104,7 @@ def predictions_table(
 def draw_cuts(
     pipeline: Pipeline,
     points: Sequence[tuple[int, ...]],
-    draws: int = 200,
+    draws: int | None = None,
     seed: int = 0,
     measured: MeasuredCuts | None = None,
 ) -> CutDraws:
@@ -118,7 +119,7 @@ def draw_cuts(
     Args:
         pipeline: what is the same for all cuts.
         points: of each cut, one less than there are stages, 0..N, not decreasing.
-        draws: how many.
+        draws: how many; if not given `DRAWS`, or fewer, so that of all cuts together there are `DRAWN` or about that.
         seed: the same seed gives the same draws.
         measured: cuts of this configuration, of these points or others; None if there are none yet.
 
@@ -126,6 +127,7 @@ def draw_cuts(
         FrameError: points that are none, or not as many profiles as stages and hops.
     """
     _check(pipeline, points)
+    draws = max(2, min(DRAWS, DRAWN // max(1, len(points)))) if draws is None else draws
     cuts = {one: i for i, one in enumerate(dict.fromkeys([*points, *(measured.points if measured else ())]))}
     parts = _Parts(pipeline, list(cuts), measured, draws, seed)
     found = predict(parts.times(), *periodic(pipeline.in_flight))
@@ -153,7 +155,7 @@ def cuts_of(pipeline: Pipeline, points: Sequence[tuple[int, ...]]) -> Cuts:
     _check(pipeline, points)
     crossing = np.asarray(pipeline.activation_bytes, dtype=np.float64)
     places = np.asarray(points, dtype=np.intp).reshape(len(points), len(pipeline.hops))
-    hops = [crossing_bytes(hop, crossing[places[:, i]]) for i, hop in enumerate(pipeline.hops)]
+    hops = [hop.crossing_bytes(crossing[places[:, i]]) for i, hop in enumerate(pipeline.hops)]
     return Cuts(
         labels=[point_label(list(one)) for one in points],
         times=_Parts(replace(pipeline, link=UNSHAPED), list(points), None, 0, 0).times(),
@@ -254,7 +256,7 @@ class _Parts:
         hop, link = self._pipeline.hops[i], self._pipeline.link
         at, part_of = np.unique(self._ends[:, i + 1], return_inverse=True)
         num_bytes = self._bytes[at]
-        payload = crossing_bytes(hop, num_bytes)
+        payload = hop.crossing_bytes(num_bytes)
         of = None
         if self._measured and self._measured.points:
             of = _less(self._measured.hop_s[i], link.forward.delay_s)
@@ -284,13 +286,6 @@ def _less(measured: Measured, delay_s: float) -> Measured:
     with np.errstate(divide="ignore", invalid="ignore"):
         noise = measured.noise_sd * measured.value / left
     return Measured(np.where(left > 0, left, np.nan), np.where(left > 0, noise, NOISE_SD))
-
-
-def crossing_bytes(hop: HopProfile, num_bytes: Array) -> Array:
-    """What crosses of activations of so many bytes, once they are encoded."""
-    order = np.argsort(hop.num_bytes)
-    sizes, crossed = np.asarray(hop.num_bytes, dtype=np.float64)[order], np.asarray(hop.payload_bytes)[order]
-    return np.asarray(np.interp(num_bytes, sizes, crossed), dtype=np.float64)
 
 
 def carried_s(line: Line, payload: Array, way: Direction) -> Array:

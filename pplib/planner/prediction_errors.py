@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pplib.analysis.pareto import front_masks
 from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import INDIFFERENCE, OBJECTIVES
-from pplib.planner.plan_quality import hypervolume_share, recall
+from pplib.planner.plan_quality import hypervolume_share, predicted_front, recall
 
 Array = NDArray[np.float64]
 PROFILES, TRIALS = "profiles", "profiles and trials"
@@ -88,11 +87,8 @@ def front_quality(points: pd.DataFrame, indifference: float = INDIFFERENCE) -> F
     planned = "plan_round" in both.columns and both["plan_round"].notna().any()
     if not len(both) or planned or len(both) < float(both["predicted_cuts"].max()):
         return None
-    told, values = (
-        both[[f"{prefix}{name}" for name in names]].to_numpy(dtype=np.float64) for prefix in ("predicted_", "")
-    )
-    signs = np.array([1.0 if way == "min" else -1.0 for way in OBJECTIVES.values()])
-    front = np.flatnonzero(front_masks((told * signs)[None], indifference)[0][0]).tolist()
+    values = both[names].to_numpy(dtype=np.float64)
+    front = np.flatnonzero(predicted_front(both, indifference)).tolist()
     return FrontQuality(
         recall(values, front, OBJECTIVES, indifference), hypervolume_share(values, front, OBJECTIVES), len(front)
     )

@@ -8,9 +8,6 @@ from pplib.model.points import combinations, even_points, validate_points
 from pplib.records import read_record
 from pplib.sweep.results import read_predictions, trial_files
 
-PLANNED = ("auto", "plan")
-"""Values of `partition_points` that ask for cuts which predictions choose."""
-
 
 def choose_points(config: Configuration, count: int) -> list[tuple[int, ...]]:
     """The partitions that `partition_points` asks for, of a model of `count` units.

@@ -22,7 +22,27 @@ from pplib.view.table_html import cell
 RATES_MBIT_S = (1000.0, 300.0, 100.0, 50.0, 20.0, 10.0, 5.0, 1.0)
 
 
-class SplitSlider(ipywidgets.VBox):  # type: ignore[misc]
+class Explorer(ipywidgets.VBox):  # type: ignore[misc]
+    """Controls, and what they lead to: `table`, an HTML widget, and `picture`, a PNG image."""
+
+    table: ipywidgets.HTML
+    picture: ipywidgets.Image
+
+    def still(self) -> HTML:
+        """What it shows now, without controls: it stays readable in a copy that has no kernel."""
+        return HTML(self._still_html())  # type: ignore[no-untyped-call]
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """Besides the live widget, what it shows now: for viewers that know no widgets."""
+        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs) or {}
+        return {**bundle, "text/html": self._still_html()}
+
+    def _still_html(self) -> str:
+        picture = base64.b64encode(self.picture.value).decode()
+        return f'{self.table.value}<img alt="predicted latency and throughput" src="data:image/png;base64,{picture}">'
+
+
+class SplitSlider(Explorer):
     """Controls, a table and a picture that follow each other.
 
     The controls are `point`, `rate` (bit/s, infinite for no limit), `delay` (ms, one way), `slowdown0`, `slowdown1` and
@@ -51,7 +71,7 @@ class SplitSlider(ipywidgets.VBox):  # type: ignore[misc]
             raise FrameError(f"point: expected one of 0..{len(first) - 1}, got {point}")
         names = zip(first["partition_label"], first["partition_name"], first["partition_point"], strict=True)
         self.point = RangeInput("cut after", [(f"{label} {name}", int(p)) for label, name, p in names], point)
-        self.rate = RangeInput("link rate", rates(rate_bit_s), math.inf if rate_bit_s is None else rate_bit_s)
+        self.rate = RangeInput("link rate", rate_options(rate_bit_s), math.inf if rate_bit_s is None else rate_bit_s)
         delay = float(delay_s * 1e3)
         self.delay = RangeInput("link delay, one way", numbers(0, max(300, delay), 0.5, delay, "ms"), delay)
         self.slowdown0 = _slowdown("device 0 slower by", slowdowns[0])
@@ -82,19 +102,6 @@ class SplitSlider(ipywidgets.VBox):  # type: ignore[misc]
     def _show(self) -> None:
         self.table.value = split_html(self.predicted, self.point.value)
         self.picture.value = png_bytes(split_chart(self.predicted, self.point.value), ppi=90)
-
-    def still(self) -> HTML:
-        """What the slider shows now, without the slider: it stays readable in a copy that has no kernel."""
-        return HTML(self._still_html())  # type: ignore[no-untyped-call]
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """Besides the live widget, what it shows now: for viewers that know no widgets."""
-        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs) or {}
-        return {**bundle, "text/html": self._still_html()}
-
-    def _still_html(self) -> str:
-        picture = base64.b64encode(self.picture.value).decode()
-        return f'{self.table.value}<img alt="predicted latency and throughput" src="data:image/png;base64,{picture}">'
 
 
 def split_slider(
@@ -180,7 +187,7 @@ def _units(first: int, last: int) -> str:
     return f"unit {first}" if first == last else f"units {first} to {last}"
 
 
-def rates(asked: float | None) -> list[tuple[str, float]]:
+def rate_options(asked: float | None) -> list[tuple[str, float]]:
     """Rates to choose from, slowest first, the one asked for among them; infinite is no limit."""
     rates = sorted({rate * 1e6 for rate in RATES_MBIT_S} | ({asked} if asked is not None else set()))
     return [*[(f"{rate * 1e-6:g} Mbit/s", rate) for rate in rates], ("no limit", math.inf)]

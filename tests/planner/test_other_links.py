@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pplib.analysis.pareto import front_masks
 from pplib.analysis.statistics import point_table
-from pplib.planner.changes.link_changes import Check, link_changes, measured_cuts
+from pplib.planner.changes.link_changes import Check, cuts_of_trials, link_changes
 from pplib.planner.changes.other_links import Line, Stretch, delays, front_until, phases, rates, winners
 from pplib.planner.cuts import PAYLOAD, Cuts, calibrated
 from pplib.planner.pipeline_model import PipelineTimes
@@ -219,5 +219,5 @@ def test_where_the_trials_do_not_carry_it_nothing_is_told():
     summary = pd.DataFrame(rows)
     points = point_table(summary).assign(on_front=True)
     assert link_changes(summary, points, {"payload_bytes": "min"}, 0.02) == []
-    assert measured_cuts(summary).labels == ["P1", "P9", "P19"]
-    assert isinstance(rates(measured_cuts(summary), 0.0), Line)
+    assert cuts_of_trials(summary).labels == ["P1", "P9", "P19"]
+    assert isinstance(rates(cuts_of_trials(summary), 0.0), Line)

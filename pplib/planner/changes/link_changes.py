@@ -101,14 +101,14 @@ def link_changes(
         link = max(
             (one for one in links if not one.lossy), key=lambda one: (one.rate_bit_s, -one.delay_s), default=None
         )
-        cuts = link and measured_cuts(trials[trials["link"] == link.name])
+        cuts = link and cuts_of_trials(trials[trials["link"] == link.name])
         if known and link and cuts and len(cuts.labels) > 1:
             keys = dict(zip(GROUP_KEYS, key, strict=True))
             found.append(_told(keys, link, links, cuts, _of(points, keys), known, indifference))
     return found
 
 
-def measured_cuts(trials: pd.DataFrame) -> Cuts | None:
+def cuts_of_trials(trials: pd.DataFrame) -> Cuts | None:
     """The cuts of one configuration, to be thought over other links; None where the trials do not tell their parts.
 
     Of what a hop takes that is fixed which a line through all sizes has at 0 bytes, less what the link itself took;

@@ -51,6 +51,12 @@ class HopProfile(Kept, frozen=True, kw_only=True):
     payload_bytes: list[float]
     rounds_s: dict[str, list[list[float]]]
 
+    def crossing_bytes(self, num_bytes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What crosses of activations of so many bytes, once they are encoded."""
+        order = np.argsort(self.num_bytes)
+        sizes, crossed = np.asarray(self.num_bytes, dtype=np.float64)[order], np.asarray(self.payload_bytes)[order]
+        return np.asarray(np.interp(num_bytes, sizes, crossed), dtype=np.float64)
+
 
 def fit_line(num_bytes: Sequence[float], rounds_s: Sequence[Sequence[float]]) -> Line:
     """The line through the medians of what messages took, by relative errors, with outliers weighing less.

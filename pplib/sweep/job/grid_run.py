@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pplib.config import Configuration, project_path
+from pplib.config import PLANNED, Configuration, project_path
 from pplib.devices import Testbed
 from pplib.errors import ConfigError, ParetoPipeError
 from pplib.files.lock import sole_sweep
@@ -26,7 +26,7 @@ from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder
 from pplib.sweep.job.showing import Job, Showing
 from pplib.sweep.measuring.run import run_together
 from pplib.sweep.measuring.schedule import is_decided, missing_trials
-from pplib.sweep.points import PLANNED, choose_points
+from pplib.sweep.points import choose_points
 from pplib.sweep.progress import Board, Told, board
 from pplib.sweep.results import drop_details, has_trials, is_shown, read_summary, write_summary
 from pplib.testbed.emulation.namespaces import choose_engine

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pplib.config import Configuration
+from pplib.config import PLANNED, Configuration
 from pplib.errors import ParetoPipeError
 from pplib.files.lock import sole_sweep
 from pplib.pipeline.coordinator.coordinator import Coordinator
@@ -31,7 +31,6 @@ from pplib.sweep.measuring.schedule import (
 from pplib.sweep.measuring.turns import Failed, Measurement
 from pplib.sweep.planning.choosing import choose
 from pplib.sweep.planning.profiling import profiled_pipelines
-from pplib.sweep.points import PLANNED
 from pplib.sweep.progress import Told
 from pplib.sweep.results import summary_frame, write_cuts
 

@@ -12,7 +12,7 @@ from pplib.planner.measured_cuts import measured_cuts
 from pplib.planner.next_cuts import front_chances, next_cuts
 from pplib.planner.prediction import CutDraws, Pipeline, draw_cuts, predictions_table
 from pplib.records import point_label
-from pplib.sweep.planning.predicting import DRAWN, DRAWS, cuts_to_look_at
+from pplib.sweep.planning.predicting import cuts_to_look_at
 from pplib.sweep.points import chosen_before
 from pplib.sweep.results import has_trials, read_predictions, summary_frame, write_predictions
 
@@ -44,7 +44,7 @@ def choose(config: Configuration, pipeline: Pipeline, may_add: bool = True, keep
     points = list(dict.fromkeys([*cuts_to_look_at(pipeline, config.seed), *chosen]))
     place = {one: i for i, one in enumerate(points)}
     measured = measured_cuts(summary_frame(config.folder), config.seed) if has_trials(config.folder) else None
-    cuts = draw_cuts(pipeline, points, max(2, min(DRAWS, DRAWN // len(points))), config.seed, measured)
+    cuts = draw_cuts(pipeline, points, seed=config.seed, measured=measured)
     known = [place[one] for one in chosen]
     if config.partition_points == "auto":
         more = [] if chosen else [_best(config, cuts)]

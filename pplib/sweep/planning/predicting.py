@@ -8,17 +8,14 @@ import numpy as np
 import pandas as pd
 
 from pplib.analysis.estimated.point_estimates import point_estimates
-from pplib.analysis.pareto import front_masks
-from pplib.columns import OBJECTIVES
 from pplib.config import Configuration
 from pplib.model.points import combinations
 from pplib.planner.device_plans import MOST_CUTS, promising_cuts
+from pplib.planner.plan_quality import predicted_front
 from pplib.planner.prediction import Pipeline, predict_cuts
 from pplib.planner.prediction_errors import PredictionError, prediction_errors
 from pplib.sweep.planning.profiling import ProfiledConfiguration
 from pplib.sweep.results import has_trials, read_predictions, summary_frame, write_predictions
-
-DRAWS, DRAWN = 200, 200_000  # of each cut; of all cuts of a configuration together, fewer for each where they are many
 
 
 def cuts_to_look_at(pipeline: Pipeline, seed: int) -> list[tuple[int, ...]]:
@@ -38,13 +35,11 @@ def predicted(one: ProfiledConfiguration, seed: int = 0) -> pd.DataFrame:
     """
     config = one.config
     cuts = cuts_to_look_at(one.pipeline, seed)
-    table = predict_cuts(one.pipeline, cuts, draws=max(2, min(DRAWS, DRAWN // len(cuts))), seed=seed)
+    table = predict_cuts(one.pipeline, cuts, seed=seed)
     before = read_predictions(config.folder)
     if before is None or before["plan_round"].isna().all():
         write_predictions(config.folder, table.assign(plan_round=np.nan))
-    signs = np.array([1.0 if way == "min" else -1.0 for way in OBJECTIVES.values()])
-    values = table[[f"predicted_{name}" for name in OBJECTIVES]].to_numpy(dtype=np.float64)
-    return table.assign(predicted_on_front=front_masks(values[None] * signs, config.indifference)[0][0])
+    return table.assign(predicted_on_front=predicted_front(table, config.indifference))
 
 
 def errors(table: pd.DataFrame, config: Configuration) -> list[PredictionError]:

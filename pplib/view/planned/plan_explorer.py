@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import ipywidgets
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 
-from pplib.analysis.pareto import front_masks
 from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.errors import ParetoPipeError
 from pplib.links import Direction, LinkProfile
+from pplib.planner.plan_quality import predicted_front
 from pplib.planner.prediction import Pipeline, predict_cuts
 from pplib.records import TrialRecord
 from pplib.view.display import png_bytes
 from pplib.view.planned.plan_chart import plan_chart
 from pplib.view.range_input import RangeInput, numbers
 from pplib.view.table_html import cell
-from pplib.view.widgets import rates
+from pplib.view.widgets import Explorer, rate_options
 
 DRAWS = 60
 Measure = Callable[[tuple[int, ...]], TrialRecord]
 """Measures a cut on the live devices, over the link and at the depth that were asked for."""
 
 
-class PlanExplorer(ipywidgets.VBox):  # type: ignore[misc]
+class PlanExplorer(Explorer):
     """Controls, a table and a picture that follow each other.
 
     The controls are `point` (the place of a cut among `points`), `rate` (bit/s, infinite for no limit), `delay` (ms,
@@ -56,7 +53,7 @@ class PlanExplorer(ipywidgets.VBox):  # type: ignore[misc]
         self.measured = pd.DataFrame(columns=["partition_label", *OBJECTIVES])
         link = pipeline.link.forward
         asked = link.rate_bit_s
-        self.rate = RangeInput("link rate", rates(asked), math.inf if asked is None else asked)
+        self.rate = RangeInput("link rate", rate_options(asked), math.inf if asked is None else asked)
         delay = link.delay_s * 1e3
         self.delay = RangeInput("link delay, one way", numbers(0, max(300, delay), 0.5, delay, "ms"), delay)
         depths = [(str(depth), depth) for depth in range(1, max(8, pipeline.in_flight) + 1)]
@@ -93,8 +90,7 @@ class PlanExplorer(ipywidgets.VBox):  # type: ignore[misc]
         link = LinkProfile(name="chosen", forward=way, backward=way)
         pipeline = replace(self._pipeline, link=link, in_flight=self.in_flight.value)
         table = predict_cuts(pipeline, self._points, draws=DRAWS)
-        values = np.stack([table["predicted_latency_s"], -table["predicted_throughput_img_s"]], axis=1)
-        self.predicted = table.assign(predicted_on_front=front_masks(values[None], INDIFFERENCE)[0][0])
+        self.predicted = table.assign(predicted_on_front=predicted_front(table, INDIFFERENCE))
 
     def _changed(self, _change: object) -> None:
         self._predict()
@@ -158,16 +154,3 @@ class PlanExplorer(ipywidgets.VBox):  # type: ignore[misc]
             f"{cell(found['throughput_img_s'])} img/s"
         )
         self._show()
-
-    def still(self) -> HTML:
-        """What it shows now, without controls: it stays readable in a copy that has no kernel."""
-        return HTML(self._still_html())  # type: ignore[no-untyped-call]
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """Besides the live widget, what it shows now: for viewers that know no widgets."""
-        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs) or {}
-        return {**bundle, "text/html": self._still_html()}
-
-    def _still_html(self) -> str:
-        picture = base64.b64encode(self.picture.value).decode()
-        return f'{self.table.value}<img alt="predicted latency and throughput" src="data:image/png;base64,{picture}">'
