@@ -1,13 +1,15 @@
 """Whether the break-even of two cuts is where it is told: computed over one link, measured above it and below.
 
-    python -m benchmarks.break_even [--batch-size 1] [--cuts 0 3 7 10 14 17 19] [--repeats 3] [--measured 4]
+    python -m benchmarks.break_even [--batch-size 1] [--cuts 0 3 7 10 14 17 19] [--repeats 3] [--measured 10]
 
-MobileNetV2 on two emulated devices, the first three times slower, swept over a link that nothing shapes; from that the
-rate is computed at which another cut begins to have the lowest latency, where there are several the slowest. Then both
-cuts are measured over two links, of 1.2 times that rate and of 1/1.2, in turns. Printed is, for each, how many times as
-long the cut of the faster links takes: as computed, and the median, smallest and largest of the repeats. Below the
-break-even that should be more than 1, above it less; then the parts of both, as computed and as measured. It takes
-network namespaces, and some four minutes.
+MobileNetV2 on two emulated devices, the first three times slower, swept over a link of 300 Mbit/s; from that the rate is
+computed at which another cut begins to have the lowest latency, where there are several the slowest. Then both cuts are
+measured in turns over three links: that one, and those of 1.2 times the rate and of 1/1.2. From the turns over the first
+the break-even is computed again, for devices are quicker one minute and slower the next. Printed is, for each of the
+others, how many times as long the cut of the faster links takes: as computed, and the median, smallest and largest of
+the repeats, with an interval of the median (by order statistics, at least 95 %). Below the break-even that should be more
+than 1, above it less; then the parts of both, as computed and as measured. It takes network namespaces, and some six
+minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.stats import quantile_test
 
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.columns import OBJECTIVES
@@ -31,6 +34,7 @@ from pplib.sweep.results import read_summary
 
 DEVICES = Path(__file__).resolve().parents[1] / "params" / "devices" / "local-slow.yaml"
 FACTOR = 1.2
+WIDE, WIDE_BIT_S = "wide", 300e6  # of the same kind as the others, so that all three are measured in turns
 LATENCY = "latency_s"
 
 
@@ -69,59 +73,53 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--cuts", type=int, nargs="+", default=[0, 3, 7, 10, 14, 17, 19])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measured", type=int, default=4)
+    parser.add_argument("--measured", type=int, default=10)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("params").mkdir()
         links = Path("params") / "links.yaml"
-        links.write_text("none: {}\n")
+        links.write_text(yaml.safe_dump({WIDE: {"rate_bit_s": WIDE_BIT_S}}))
         common = {"batch_size": options.batch_size}
-        free = swept("free", **common, partition_points=options.cuts, repeats=options.repeats)
-        found = told(free)
+        found = told(swept("all", **common, partition_points=options.cuts, repeats=options.repeats, link=WIDE))
+        print(f"lowest latency: {_words(found)}", flush=True)
         stretches = found.by_rate[LATENCY]
-        print("lowest latency:", ", then ".join(f"{one.label} {_until(one.until)}" for one in stretches), flush=True)
         if len(stretches) < 2:
             print("one cut wins over every link: there is nothing to check; try other --cuts")
             return 1
         pair, rate = [one.label for one in stretches[-2:]], float(stretches[-2].until or 0.0)
-        rates = {"above": rate * FACTOR, "below": rate / FACTOR}
+        rates = {WIDE: WIDE_BIT_S, "above": rate * FACTOR, "below": rate / FACTOR}
         links.write_text(yaml.safe_dump({name: {"rate_bit_s": value} for name, value in rates.items()}))
         cuts = [int(label[1:]) for label in pair]
         trials = swept("near", **common, partition_points=cuts, repeats=options.measured, link=[*rates])
-        for name, value in rates.items():
-            here = trials[(trials["link"] == name) & (trials["status"] == "ok")]
+        trials = trials[trials["status"] == "ok"]
+        wide = trials[trials["link"] == WIDE]
+        found = told(wide)
+        print(f"by the turns over {WIDE_BIT_S / 1e6:g} Mbit/s: {_words(found)}")
+        for name, value in list(rates.items())[1:]:
+            here = trials[trials["link"] == name]
             table = here.pivot_table(index="repeat", columns="partition_label", values=LATENCY)
             measured = (table[pair[0]] / table[pair[1]]).dropna()
+            low, high = quantile_test(measured).confidence_interval(0.95)
             print(
                 f"{value / 1e6:.1f} Mbit/s, {name}: {pair[0]} takes {ratio(found, pair, value):.3f} times as long as "
-                f"{pair[1]} as computed, {measured.median():.3f} as measured ({measured.min():.3f} to "
-                f"{measured.max():.3f}, {len(measured)} repeats); with the stages as quick as they were then, "
-                f"{_with_stages(found, here, pair, value):.3f}"
+                f"{pair[1]} as computed, {measured.median():.3f} as measured (95 %: {low:.3f} to {high:.3f}; "
+                f"{measured.min():.3f} to {measured.max():.3f}, {len(measured)} repeats)"
             )
             for label in pair:
                 print(
-                    f"  {label}: {_parts(found, free, label, value)}; {_seen(here[here['partition_label'] == label])}"
+                    f"  {label}: {_parts(found, wide, label, value)}; {_seen(here[here['partition_label'] == label])}"
                 )
     return 0
 
 
-def _with_stages(found: LinkChanges, trials: pd.DataFrame, pair: list[str], rate_bit_s: float) -> float:
-    """The ratio of what stages took in these trials and hops are computed to take, whatever the devices' speed."""
-    places = [list(found.cuts.labels).index(label) for label in pair]
-    hops = found.cuts.over(np.array([rate_bit_s]), np.zeros(1)).busy_s[places, 0]
-    stages = trials.groupby("partition_label")["compute_s"].median().loc[pair].to_numpy()
-    first, second = stages + hops
-    return float(first / second)
-
-
-def _parts(found: LinkChanges, free: pd.DataFrame, label: str, rate_bit_s: float) -> str:
+def _parts(found: LinkChanges, wide: pd.DataFrame, label: str, rate_bit_s: float) -> str:
     """What its latency and its hop are computed to take, and its stages took over the bare link."""
     place = list(found.cuts.labels).index(label)
     here = np.array([rate_bit_s]), np.zeros(1)
     latency = found.cuts.performance(*here, [LATENCY])[0, place, 0]
     hop = found.cuts.over(*here).busy_s[place, 0]
-    computing = free.loc[free["partition_label"] == label, "compute_s"].median()
-    return f"computed {latency * 1e3:.1f} ms (hop {hop * 1e3:.1f}), stages over the bare link {computing * 1e3:.1f} ms"
+    computing = wide.loc[wide["partition_label"] == label, "compute_s"].median()
+    return f"computed {latency * 1e3:.1f} ms (hop {hop * 1e3:.1f}), stages over the wide one {computing * 1e3:.1f} ms"
 
 
 def _seen(trials: pd.DataFrame) -> str:
@@ -130,8 +128,12 @@ def _seen(trials: pd.DataFrame) -> str:
     return f"measured {latency:.1f} ms (hop {hop:.1f}), stages {computing:.1f} ms"
 
 
-def _until(rate_bit_s: float | None) -> str:
-    return "below" if rate_bit_s is None else f"until {rate_bit_s / 1e6:.1f} Mbit/s"
+def _words(found: LinkChanges) -> str:
+    """Which cut has the lowest latency until which rate."""
+    return ", then ".join(
+        f"{one.label} {'below' if one.until is None else f'until {one.until / 1e6:.1f} Mbit/s'}"
+        for one in found.by_rate[LATENCY]
+    )
 
 
 if __name__ == "__main__":

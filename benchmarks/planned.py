@@ -2,13 +2,13 @@
 
     python -m benchmarks.planned GRID.yaml [GRID.yaml ...] [--share 0.25]
 
-Each grid has been swept (`paretopipe sweep`), every cut of it, with `output_dir` as it is there; devices and hops are
-profiled where that is not done yet. Then the plan is played again: it asks for cuts, and is given what their trials had
-found. Printed for every configuration: the mean absolute errors of the first prediction and, of cuts not measured yet,
-after every round; how many cuts the plan measured; and of the front of those, estimated as that of all cuts is, the
-hypervolume as a share of the exhaustive front's (reference point: the worst of all cuts in each objective), and how
-many of the exhaustive front's points it has or has an equal of. `--share` ends a plan at that share of the cuts, as
-`max_minutes` does.
+Each grid has been swept (`paretopipe sweep`), every cut of it or those it lists, with `output_dir` as it is there;
+devices and hops are profiled where that is not done yet. Then the plan is played again: it asks for cuts, and is given
+what their trials had found. Printed for every configuration: the mean absolute errors of the first prediction and, of
+cuts not measured yet, after every round; how far repeats are from their medians; how many cuts the plan measured; and of
+the front of those, estimated as that of all cuts is, the hypervolume as a share of the exhaustive front's (reference
+point: the worst of all cuts in each objective), and how many of the exhaustive front's points it has or has an equal of.
+`--share` ends a plan at that share of the cuts, as `max_minutes` does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pplib.analysis.statistics import partition_key
 from pplib.columns import OBJECTIVES
 from pplib.devices import load_testbed
 from pplib.grid import load_grid
-from pplib.model.points import combinations
 from pplib.planner.measured_cuts import measured_cuts
 from pplib.planner.next_cuts import next_cuts
 from pplib.planner.plan_quality import hypervolume_share, recall
@@ -42,13 +41,19 @@ def mape(cuts: CutDraws, truth: pd.DataFrame, of: list[int]) -> str:
     return " / ".join(f"{one:.1%}" for one in errors)
 
 
+def noise(truth: pd.DataFrame) -> str:
+    """How far the first and the last of the repeats are from the middle between them, on average over cuts."""
+    apart = [((truth[f"{name}_max"] - truth[f"{name}_min"]) / truth[name] / 2).mean() for name in OBJECTIVES]
+    return " / ".join(f"{one:.1%}" for one in apart)
+
+
 def replay(one: ProfiledConfiguration, share: float) -> None:
     """Play one configuration, and print how it went."""
     config, summary = one.config, summary_frame(one.config.folder)
-    points = combinations(len(one.pipeline.activation_bytes) - 1, config.num_stages)
     key = summary["partition_point"].map(partition_key)
-    truth = point_estimates(summary, columns=OBJECTIVES)
-    truth = truth.set_index(truth["partition_point"].map(partition_key)).reindex(points)
+    truth = point_estimates(summary, columns=OBJECTIVES).dropna(subset=list(OBJECTIVES))
+    truth = truth.set_index(truth["partition_point"].map(partition_key)).sort_index()
+    points = list(truth.index)
     chosen, told = list[int](), list[str]()
     while True:
         measured = measured_cuts(summary[key.isin([points[i] for i in chosen])]) if chosen else None
@@ -66,7 +71,7 @@ def replay(one: ProfiledConfiguration, share: float) -> None:
         f"{config.identity}: {len(chosen)} of {len(points)} cuts ({len(chosen) / len(points):.0%}); hypervolume "
         f"{hypervolume_share(values, chosen, OBJECTIVES):.4f}; has {recall(values, chosen, OBJECTIVES, 0.02):.0%} of "
         f"the front; {'stopped by the share' if left <= 0 else 'nothing more to gain'}\n"
-        f"    latency / throughput off, by cuts measured: {'; '.join(told)}",
+        f"    latency / throughput off, by cuts measured: {'; '.join(told)}; repeats from their medians: {noise(truth)}",
         flush=True,
     )
 
