@@ -2,14 +2,14 @@
 
     python -m benchmarks.break_even [--batch-size 1] [--cuts 0 3 7 10 14 17 19] [--repeats 3] [--measured 10]
 
-MobileNetV2 on two emulated devices, the first three times slower, swept over a link of 300 Mbit/s; from that the rate is
-computed at which another cut begins to have the lowest latency, where there are several the slowest. Then both cuts are
-measured in turns over three links: that one, and those of 1.2 times the rate and of 1/1.2. From the turns over the first
-the break-even is computed again, for devices are quicker one minute and slower the next. Printed is, for each of the
-others, how many times as long the cut of the faster links takes: as computed, and the median, smallest and largest of
-the repeats, with an interval of the median (by order statistics, at least 95 %). Below the break-even that should be more
-than 1, above it less; then the parts of both, as computed and as measured. It takes network namespaces, and some six
-minutes.
+MobileNetV2 on two emulated devices, the first three times slower, swept over a link of 300 Mbit/s; from that the rate
+is computed at which another cut begins to have the lowest latency, where there are several the slowest. Then both
+cuts are measured in turns over three links: that one, and those of 1.2 times the rate and of 1/1.2. From the turns
+over the first the break-even is computed again, for devices are quicker one minute and slower the next. Printed is,
+for each of the others, how many times as long the cut of the faster links takes: as computed, and the median,
+smallest and largest of the repeats, with an interval of the median (by order statistics, at least 95 %). Below the
+break-even that should be more than 1, above it less; then the parts of both, as computed and as measured. It takes
+network namespaces, and some six minutes.
 """
 
 from __future__ import annotations

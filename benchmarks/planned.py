@@ -3,12 +3,12 @@
     python -m benchmarks.planned GRID.yaml [GRID.yaml ...] [--share 0.25]
 
 Each grid has been swept (`paretopipe sweep`), every cut of it or those it lists, with `output_dir` as it is there;
-devices and hops are profiled where that is not done yet. Then the plan is played again: it asks for cuts, and is given
-what their trials had found. Printed for every configuration: the mean absolute errors of the first prediction and, of
-cuts not measured yet, after every round; how far repeats are from their medians; how many cuts the plan measured; and of
-the front of those, estimated as that of all cuts is, the hypervolume as a share of the exhaustive front's (reference
-point: the worst of all cuts in each objective), and how many of the exhaustive front's points it has or has an equal of.
-`--share` ends a plan at that share of the cuts, as `max_minutes` does.
+devices and hops are profiled where that is not done yet. Then the plan is played again: it asks for cuts, and is
+given what their trials had found. Printed for every configuration: the mean absolute errors of the first prediction
+and, of cuts not measured yet, after every round; how far repeats are from their medians; how many cuts the plan
+measured; and of the front of those, estimated as that of all cuts is, the hypervolume as a share of the exhaustive
+front's (reference point: the worst of all cuts in each objective), and how many of the exhaustive front's points it
+has or has an equal of. `--share` ends a plan at that share of the cuts, as `max_minutes` does.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def replay(one: ProfiledConfiguration, share: float) -> None:
         f"{config.identity}: {len(chosen)} of {len(points)} cuts ({len(chosen) / len(points):.0%}); hypervolume "
         f"{hypervolume_share(values, chosen, OBJECTIVES):.4f}; has {recall(values, chosen, OBJECTIVES, 0.02):.0%} of "
         f"the front; {'stopped by the share' if left <= 0 else 'nothing more to gain'}\n"
-        f"    latency / throughput off, by cuts measured: {'; '.join(told)}; repeats from their medians: {noise(truth)}",
+        f"    latency / throughput off, by cuts measured: {'; '.join(told)}\n"
+        f"    repeats from their medians: {noise(truth)}",
         flush=True,
     )
 
