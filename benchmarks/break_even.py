@@ -1,15 +1,15 @@
 """Whether the break-even of two cuts is where it is told: computed over one link, measured above it and below.
 
-    python -m benchmarks.break_even [--batch-size 1] [--cuts 0 3 7 10 14 17 19] [--repeats 3] [--measured 10]
+    python -m benchmarks.break_even [--batch-size 1] [--cuts 0 19] [--repeats 6] [--measured 12]
 
 MobileNetV2 on two emulated devices, the first three times slower, swept over a link of 300 Mbit/s; from that the rate
 is computed at which another cut begins to have the lowest latency, where there are several the slowest. Then both
 cuts are measured in turns over three links: that one, and those of 1.2 times the rate and of 1/1.2. From the turns
 over the first the break-even is computed again, for devices are quicker one minute and slower the next. Printed is,
-for each of the others, how many times as long the cut of the faster links takes: as computed, and the median,
-smallest and largest of the repeats, with an interval of the median (by order statistics, at least 95 %). Below the
-break-even that should be more than 1, above it less; then the parts of both, as computed and as measured. It takes
-network namespaces, and some six minutes.
+for each of the others, how many times as long the cut of the faster links takes: as computed, as a report estimates it
+from these trials, with its 95 % interval, and repeat by repeat as measured. Below the break-even that should be more
+than 1, above it less; then the parts of both, as computed and as measured. It takes network namespaces, and some six
+minutes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
-from scipy.stats import quantile_test
 
+from pplib.analysis.estimated.estimates import estimates
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.columns import OBJECTIVES
 from pplib.planner.changes.link_changes import LinkChanges, link_changes
@@ -67,13 +67,22 @@ def ratio(found: LinkChanges, pair: list[str], rate_bit_s: float) -> float:
     return float(values[0] / values[1])
 
 
+def estimated(trials: pd.DataFrame, link: str, pair: list[str]) -> tuple[float, float, float]:
+    """The same as reports estimate it of all trials: between the ends of its 95 % interval the value."""
+    one = next(found for found in estimates(trials, [LATENCY]) if found.keys["link"] == link)
+    labels = [str(point.keys["partition_label"]) for point in one.points]
+    first, second = (labels.index(label) for label in pair)
+    low, high = np.quantile(one.draws[:, first, 0] / one.draws[:, second, 0], [0.025, 0.975])
+    return float(low), float(one.values[first, 0] / one.values[second, 0]), float(high)
+
+
 def main() -> int:
     """Sweep, compute, sweep over the two links, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--cuts", type=int, nargs="+", default=[0, 3, 7, 10, 14, 17, 19])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measured", type=int, default=10)
+    parser.add_argument("--cuts", type=int, nargs="+", default=[0, 19])
+    parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--measured", type=int, default=12)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("params").mkdir()
@@ -99,11 +108,11 @@ def main() -> int:
             here = trials[trials["link"] == name]
             table = here.pivot_table(index="repeat", columns="partition_label", values=LATENCY)
             measured = (table[pair[0]] / table[pair[1]]).dropna()
-            low, high = quantile_test(measured).confidence_interval(0.95)
+            low, middle, high = estimated(trials, name, pair)
             print(
                 f"{value / 1e6:.1f} Mbit/s, {name}: {pair[0]} takes {ratio(found, pair, value):.3f} times as long as "
-                f"{pair[1]} as computed, {measured.median():.3f} as measured (95 %: {low:.3f} to {high:.3f}; "
-                f"{measured.min():.3f} to {measured.max():.3f}, {len(measured)} repeats)"
+                f"{pair[1]} as computed, {middle:.3f} as measured (95 %: {low:.3f} to {high:.3f}; repeat by repeat "
+                f"{measured.median():.3f}, {measured.min():.3f} to {measured.max():.3f}, {len(measured)} repeats)"
             )
             for label in pair:
                 print(

@@ -19,7 +19,7 @@ import vl_convert
 from pplib.cache import cache_dir
 from pplib.errors import OutputError
 from pplib.records import write_atomic
-from pplib.view.display import VEGA_LITE, Drawing, draw
+from pplib.view.display import VEGA_LITE
 from pplib.view.section import Section
 from pplib.view.table_html import STYLE, table_html
 
@@ -51,22 +51,21 @@ def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> R
     Raises:
         OutputError: the page or a picture cannot be written.
     """
-    drawn = [(section, None if section.chart is None else draw(section.chart)) for section in sections]
-    for section, drawing in drawn:
-        if drawing is not None and section.name:
-            printed = drawing if section.still is None else draw(section.still)
-            printed.save(Path(path).parent / "charts", section.name)
-    content = _page(title, drawn).encode()
+    told = list(sections)
+    for section in told:
+        if (drawing := section.drawing) is not None and section.name:
+            drawing.save(Path(path).parent / "charts", section.name)
+    content = _page(title, told).encode()
     write_atomic(Path(path), content)
     return Report(Path(path), len(content))
 
 
-def _page(title: str, sections: list[tuple[Section, Drawing | None]]) -> str:
+def _page(title: str, sections: list[Section]) -> str:
     bodies: list[str] = []
     specs: list[str] = []
-    for section, drawing in sections:
+    for section in sections:
         chart = ""
-        if drawing is not None:
+        if (drawing := section.drawing) is not None:
             name = f"chart{len(specs)}"
             chart = f'<div class="chart" id="{name}">{_own_ids(drawing.svg, name)}</div>'
             specs.append(f"show({json.dumps(name)}, {_script_json(drawing.spec)});")
@@ -75,7 +74,7 @@ def _page(title: str, sections: list[tuple[Section, Drawing | None]]) -> str:
         head = f"<h2>{html.escape(section.title)}</h2>"
         bodies.append(f'<section id="{anchor}">{head}{_prose(section.text)}{chart}{table}</section>')
     links = "".join(
-        f'<li><a href="#section{i}">{html.escape(section.title)}</a></li>' for i, (section, _) in enumerate(sections)
+        f'<li><a href="#section{i}">{html.escape(section.title)}</a></li>' for i, section in enumerate(sections)
     )
     scripts: list[str] = []
     if specs:

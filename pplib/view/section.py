@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import altair as alt
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
+from pplib.view.display import Drawing, draw
 from pplib.view.table_html import notebook_table
 
 
@@ -15,8 +17,8 @@ from pplib.view.table_html import notebook_table
 class Section:
     """A heading, prose (blank lines part paragraphs), and optionally a chart and a table.
 
-    A report writes a chart that has a `name` as a picture of that name, too; or in its place `still`, where the chart
-    is more than one prints.
+    A report writes a chart that has a `name` as a picture of that name, too. Where the chart is more than one prints,
+    its picture, wherever there is one, is of `still`.
     """
 
     title: str
@@ -26,6 +28,11 @@ class Section:
     name: str = ""
     still: alt.TopLevelMixin | None = None
 
+    @functools.cached_property
+    def drawing(self) -> Drawing | None:
+        """The chart, drawn once for a notebook and the report."""
+        return None if self.chart is None else draw(self.chart, self.still)
+
 
 def show(*sections: Section) -> None:
     """Show sections in a notebook: what the report has in them, under a heading each where there are several."""
@@ -33,7 +40,7 @@ def show(*sections: Section) -> None:
         heading = f"### {section.title}\n\n" if len(sections) > 1 else ""
         if heading or section.text:
             display(Markdown(heading + section.text))  # type: ignore[no-untyped-call]
-        if section.chart is not None:
-            display(section.chart)  # type: ignore[no-untyped-call]
+        if section.drawing is not None:
+            display(section.drawing)  # type: ignore[no-untyped-call]
         if section.table is not None:
             display(HTML(notebook_table(section.table)))  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from pplib.config import configuration
 from pplib.errors import OutputError
 from pplib.objectives import Aims
 from pplib.records import StageTimeline, TrialRecord, read_record, trial_path, write_record
-from pplib.sweep.job.closing import closing_lines
+from pplib.sweep.closing import closing_lines
 from pplib.sweep.report import write_results_report
 from pplib.sweep.results import drop_details, kept_timelines, read_summary, write_summary
 from tests.helpers.records import CUTS, write_made_up

@@ -18,7 +18,7 @@ from pplib.analysis.statistics import fronts, point_table
 from pplib.errors import FrameError
 from pplib.objectives import Aims
 from pplib.sweep import report
-from pplib.sweep.job.closing import closing_lines
+from pplib.sweep.closing import closing_lines
 from pplib.view import charts, section
 from pplib.view.display import png_bytes
 from pplib.view.section import Section, show

@@ -12,7 +12,7 @@ from pplib.errors import FrameError
 from pplib.objectives import Aims
 from pplib.planner.changes.link_changes import link_changes
 from pplib.planner.changes.other_links import phases
-from pplib.sweep.job.closing import closing_lines
+from pplib.sweep.closing import closing_lines
 from pplib.view.charts.link_phases import link_phases_chart
 from pplib.view.display import png_bytes
 from pplib.view.sections.link_changes import TITLE, link_changes_sections

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from pplib.analysis.estimated.stage_levels import HashedTrials
 from pplib.analysis.required_columns import numeric_column
 from pplib.analysis.robust import GROUP_KEYS
 from pplib.columns import PREDICTABLE
@@ -94,8 +96,15 @@ def link_changes(
     Raises:
         FrameError: a column holds no numbers.
     """
-    known = {name: way for name, way in objectives.items() if name in PREDICTABLE}
-    found = []
+    known = tuple((name, way) for name, way in objectives.items() if name in PREDICTABLE)
+    return _remembered(HashedTrials(summary), HashedTrials(points), known, indifference)
+
+
+@functools.lru_cache(maxsize=4)
+def _remembered(
+    of: HashedTrials, estimated: HashedTrials, objectives: tuple[tuple[str, str], ...], indifference: float
+) -> list[LinkChanges]:
+    summary, points, known, found = of.trials, estimated.trials, dict(objectives), list[LinkChanges]()
     for key, trials in summary[summary["status"] == "ok"].groupby(GROUP_KEYS, dropna=False, sort=False):
         links = [one for name, rows in trials.groupby("link", sort=False) if (one := _link(str(name), rows))]
         link = max(

@@ -13,7 +13,7 @@ from pathlib import Path
 from pplib.devices import load_testbed
 from pplib.errors import ParetoPipeError
 from pplib.grid import load_grid, loading_torch
-from pplib.testbed.workers.fork_server import KERNEL_SERVER, WORKER_SERVERS
+from pplib.testbed.workers.fork_server import WORKER_SERVERS
 
 DESCRIPTION = """Measure what a grid has not yet, its configurations interleaved; then papermill runs
 notebooks/sweep.ipynb once per configuration, and the summary and the report are written. Start it again after an
@@ -34,7 +34,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pplib") 
             for device in testbed.devices:
                 if not device.remote:
                     WORKER_SERVERS[device.name in with_torch].start()
-        KERNEL_SERVER.start()
         gc.disable()  # what is loaded stays: to look for garbage in it takes a seventh of the time
         from pplib.sweep.job.grid_run import run_grid  # while the servers load what they need
 

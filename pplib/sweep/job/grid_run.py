@@ -19,8 +19,8 @@ from pplib.objectives import of_configuration
 from pplib.pipeline.wire.messages import Description
 from pplib.runtimes import NAMES, check_offered, installed, unfit
 from pplib.sweep.claim import claim_folder, devices_content
+from pplib.sweep.closing import ANSWER, closing_lines
 from pplib.sweep.experiment import Experiment, prepare
-from pplib.sweep.job.closing import closing_lines
 from pplib.sweep.job.experiment_check import check_inputs, count_units
 from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder
 from pplib.sweep.job.showing import Job, Showing
@@ -34,6 +34,8 @@ from pplib.testbed.session import Session, check_private, workers_up
 
 # What configurations of one group differ in.
 _INTERLEAVED = ("backend", "link", "in_flight", "max_trial_s", "runtime", "precision", "wire", "variant")
+
+_ANALYSIS = "the analysis"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _show(
     """Write the summary, and have notebooks show what was measured, several at a time: nothing is measured any more.
 
     Returns:
-        What failed, the others went on; and what to read first, found meanwhile: nothing if no trial succeeded.
+        What failed, the others went on; and what to read first: nothing if no trial succeeded.
     """
     jobs = {
         one.identity: ("sweep.ipynb", one.folder, {**one.as_dict(), "output_dir": str(project_path(one.output_dir))})
@@ -208,10 +210,12 @@ def _show(
     if succeeded:
         values: dict[str, object] = {"results": str(results)}
         values |= {key: getattr(wanted, key) for key in ("indifference", "objectives", "limits")}
-        jobs = {"the analysis": ("analyze.ipynb", results, values), **jobs}  # it takes longest
+        jobs = {_ANALYSIS: ("analyze.ipynb", results, values), **jobs}  # it takes longest
     showing.begin([Job(what, NOTEBOOKS / book, folder / book, values) for what, (book, folder, values) in jobs.items()])
-    closing = closing_lines(frame, of_configuration(wanted)) if succeeded else []
-    failed = showing.wait()
+    failed, closing = showing.wait(), list[str]()
+    if succeeded:  # the analysis has written what to read first
+        aims = of_configuration(wanted)
+        closing = closing_lines(frame, aims) if _ANALYSIS in failed else (results / ANSWER).read_text().splitlines()
     return [Failure(what, failed[what]) for what in jobs if what in failed], closing
 
 

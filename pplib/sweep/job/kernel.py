@@ -20,6 +20,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from nbclient.exceptions import DeadKernelError
 from nbclient.util import run_sync
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -149,6 +150,27 @@ def check_temporary_folder() -> None:
         )
 
 
+class SavedAtEnd(NBClientEngine):  # type: ignore[misc]  # papermill has no types
+    """papermill's engine, but that the executed copy is written at the end, whatever that is, and not after each cell.
+
+    What these notebooks show takes seconds to execute, and of that to write them fifty times took one.
+    """
+
+    NAME = "saved at end"
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, *args: Any, **options: Any) -> None:
+        """Execute it."""
+        path, nb_man.output_path = nb_man.output_path, None
+        try:
+            super().execute_managed_notebook(nb_man, *args, **options)
+        finally:
+            nb_man.output_path = path
+
+
+papermill_engines.register(SavedAtEnd.NAME, SavedAtEnd)
+
+
 @contextlib.contextmanager
 def kernel(measured: bool = False) -> Iterator[ThisInterpreter]:
     """A kernel for notebooks that one thread executes."""
@@ -202,6 +224,7 @@ def _execute(notebook: Path, output: Path, parameters: Mapping[str, object], whe
             kernel_name="python3",
             language="python",
             progress_bar=False,
+            engine_name=SavedAtEnd.NAME,
             cwd=str(Path.cwd()),
             km=where,
         )

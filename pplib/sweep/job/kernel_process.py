@@ -12,6 +12,7 @@ import sys
 from ipykernel.kernelapp import IPKernelApp
 
 import pplib.notebook
+import pplib.sweep.closing
 import pplib.sweep.job.notebook_steps
 import pplib.sweep.report  # noqa: F401 (loaded before the fork, with what they import)
 

@@ -51,7 +51,7 @@ def run_missing(experiment: Experiment, progress: bool = True) -> pd.DataFrame:
 def run_together(experiments: Sequence[Experiment], tell: Told, failed: Failed) -> None:
     """Measure what is missing of configurations that differ in backend, link or depth, in interleaved blocks.
 
-    The link is measured before the first trial and after the last, and where it is shaped after every
+    The link is measured before the first trial and after the last of every round, and where it is shaped after every
     repeat of all points: a trial counts only if the link was as asked for on both sides of it.
 
     Raises:
@@ -74,7 +74,7 @@ def run_together(experiments: Sequence[Experiment], tell: Told, failed: Failed) 
                 failed(config, exc)
         planned = [one for one in ready.values() if one.config.partition_points in PLANNED and not _is_chosen(one)]
         pipelines = profiled_pipelines(planned, tell, stack)
-        todo = dict[str, list[Trial]]()
+        todo, seen = dict[str, list[Trial]](), None
         for number in itertools.count():
             minutes = (time.monotonic() - begun) / 60
             for name, one in list(ready.items()):
@@ -106,7 +106,9 @@ def run_together(experiments: Sequence[Experiment], tell: Told, failed: Failed) 
                 {name: one.link.name for name, one in now.items()},
                 experiments[0].config.seed,
             )
-            Measurement(list(now.values()), order, _store, _meet, tell, given_up).run()
+            measurement = Measurement(list(now.values()), order, _store, _meet, tell, given_up, seen=seen)
+            measurement.run()
+            seen = measurement.seen
             todo = {}
         for one in ready.values():
             note_decided(one.config)

@@ -1,8 +1,9 @@
-"""The last lines of the command: each configuration's front, by what differs between them, with figures."""
+"""The last lines of the command: what to do, then each configuration's front, with figures; kept beside the report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from pplib.columns import OBJECTIVES, quantity
 from pplib.links import UNSHAPED
 from pplib.objectives import Aims
 from pplib.planner.changes.link_changes import link_changes
+from pplib.records import write_atomic
 from pplib.view.words.answer import answer_sentences, best_words, where_words
 from pplib.view.words.differences import in_words
 from pplib.view.words.disturbed import disturbed_words
@@ -24,7 +26,19 @@ from pplib.view.words.limits import energy_words, figure, limit_lines
 from pplib.view.words.link_changes import closing_sentences
 from pplib.view.words.ties import tie_lines
 
+ANSWER = "answer.txt"  # in the folder of results
 NAMED = ("model", "backend", "link", "in_flight")  # always told
+
+
+def write_answer(folder: Path, summary: pd.DataFrame, aims: Aims | None = None) -> list[str]:
+    """Write `answer.txt` beside the results: the lines of `closing_lines`, which are returned.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    lines = closing_lines(summary, aims)
+    write_atomic(folder / ANSWER, "".join(f"{line}\n" for line in lines).encode())
+    return lines
 
 
 def closing_lines(summary: pd.DataFrame, aims: Aims | None = None) -> list[str]:
