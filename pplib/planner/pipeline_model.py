@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -99,10 +100,9 @@ def predict(
             f"expected 2 or more measured microbatches after 0 or more, got {num_microbatches} after {warmup}"
         )
     after = times.in_flight - 1 if cooldown is None else cooldown
-    passage = pass_through(times, warmup + num_microbatches + after)
-    measured = slice(warmup, warmup + num_microbatches)
-    admitted, done, returned = (moments[:, measured] for moments in passage)
     part = _arrays(times, warmup + num_microbatches + after)
+    measured = slice(warmup, warmup + num_microbatches)
+    admitted, done, returned = (moments[:, measured] for moments in _passed(times, part))
     names = ("compute_s", "busy_s", "encode_s", "decode_s", "return_busy_s")
     # Throughput spans the completions after the first.
     busy = np.concatenate([part[name] for name in names])[:, measured][:, 1:].mean(axis=1)
@@ -147,8 +147,11 @@ def pass_through(times: PipelineTimes, num_microbatches: int) -> Passage:
     Raises:
         FrameError: arrays whose shapes do not fit, times below 0 or no numbers, nothing in flight, no room.
     """
-    part = _arrays(times, num_microbatches)
-    num_stages, _, num_candidates = part["compute_s"].shape
+    return _passed(times, _arrays(times, num_microbatches))
+
+
+def _passed(times: PipelineTimes, part: Mapping[str, Array]) -> Passage:
+    num_stages, num_microbatches, num_candidates = part["compute_s"].shape
     last = num_stages - 1
     in_flight = min(times.in_flight, num_microbatches)
     rooms = [min(room, in_flight) for room in times.rooms or (in_flight,) * num_stages]

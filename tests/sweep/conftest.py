@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from pplib.objectives import of_configuration
 from pplib.pipeline.monitor.disturbance import disturbance
+from pplib.sweep.closing import closing_lines
+from pplib.sweep.job import grid_run
 from pplib.sweep.measuring import trial
+from pplib.sweep.results import read_summary, write_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -41,6 +46,27 @@ def calm_host():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "disturbance", of_the_device)
         yield
+
+
+class NothingShown(contextlib.nullcontext):
+    """In place of kernels."""
+
+    def __enter__(self):
+        return self
+
+    def wait_ready(self):
+        """Nothing starts."""
+
+
+@pytest.fixture
+def unshown(monkeypatch):
+    """Sweeps write their summary and say what to read first, but execute no notebook: that takes longest."""
+
+    def told(results, configurations, wanted, *_):
+        return [], closing_lines(read_summary(write_summary(results)), of_configuration(wanted))
+
+    monkeypatch.setattr(grid_run, "Showing", NothingShown)
+    monkeypatch.setattr(grid_run, "_show", told)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ calls=$(wc -l < {log})
 
 @pytest.mark.timeout(600)
 def test_a_trial_during_which_the_firmware_says_throttled_is_repeated_at_the_end(
-    tmp_path, tiny, links, monkeypatch, capsys
+    tmp_path, tiny, links, unshown, monkeypatch, capsys
 ):
     """In place of a Raspberry Pi's firmware a script answers: throttled when it is asked for the sixth time."""
     program = tmp_path / "bin" / "vcgencmd"

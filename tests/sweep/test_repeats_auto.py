@@ -107,7 +107,7 @@ def test_auto_is_the_one_word_beside_numbers():
 
 
 @pytest.mark.timeout(600)
-def test_a_sweep_repeats_where_it_matters_and_is_over_when_started_again(tmp_path, tiny, links, capsys):
+def test_a_sweep_repeats_where_it_matters_and_is_over_when_started_again(tmp_path, tiny, links, unshown, capsys):
     grid = {**tiny, "repeats": "auto", "max_repeats": 4, "in_flight": [1, 2]}
     assert run_sweep(tmp_path, grid) == 0
     results = tmp_path / "out" / "tiny"

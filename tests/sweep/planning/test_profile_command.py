@@ -131,7 +131,7 @@ def test_bad_grids_are_told_before_anything_starts(folder, capsys):
     assert not Path("outputs").exists()
 
 
-def test_every_cut_is_predicted_and_held_against_the_sweep_where_there_is_one(folder, capsys):
+def test_every_cut_is_predicted_and_held_against_the_sweep_where_there_is_one(folder, unshown, capsys):
     grid = {**GRID, "runtime": "eager", "wire": "float32", "in_flight": 2, "partition_points": "all", "repeats": 2}
     Path("grid.yaml").write_text(yaml.safe_dump(grid))
     assert main(["plan", "predict", "grid.yaml"]) == 0
