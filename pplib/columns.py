@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 """What a front is about where nothing else is asked for: column -> the better direction."""
 
-PREDICTABLE = ("latency_s", "response_s", "throughput_img_s")
+PREDICTABLE = ("latency_s", "response_s", "throughput_img_s")  # by the pipeline model
+ENERGY = "energy_per_image_j"
+PREDICTED = (*PREDICTABLE, ENERGY)  # of cuts that nobody has measured; energy where the powers of devices are known
 """Columns that are predicted of cuts which nobody has measured."""
 
 INDIFFERENCE = Configuration().indifference
@@ -91,7 +93,7 @@ COLUMNS = (
     ],
     *[
         Column(f"predicted_{name}{end}", f"what was predicted of {name}, before the cut was measured{meaning}")
-        for name in PREDICTABLE
+        for name in PREDICTED
         for end, meaning in (("", ""), ("_low", ": lower end of 95 %"), ("_high", ": upper end of 95 %"))
     ],
     Column("predicted_cuts", "of how many cuts of its configuration that was done"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from pplib.columns import COLUMNS, INDIFFERENCE, OBJECTIVES, PREDICTABLE, column, direction, quantity
+from pplib.columns import COLUMNS, INDIFFERENCE, OBJECTIVES, PREDICTED, column, direction, quantity
 from pplib.config import Configuration
 from pplib.errors import ConfigError, nearest
 
@@ -99,10 +99,10 @@ def aims(
         if way not in ("min", "max"):
             raise ConfigError(f"{where}objectives.{given}: expected min or max, got {way!r}")
         ways[name] = way
-    unknown = [name for name in ways if predicted and name not in PREDICTABLE]
+    unknown = [name for name in ways if predicted and name not in PREDICTED]
     if unknown:
         raise ConfigError(
-            f"{where}objectives: expected of a plan what is predicted, {', '.join(PREDICTABLE)}, got "
+            f"{where}objectives: expected of a plan what is predicted, {', '.join(PREDICTED)}, got "
             f"{', '.join(unknown)}: choose others, or `partition_points: all`"
         )
     bounds = dict[str, float]()

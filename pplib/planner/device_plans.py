@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from pplib.planner.pipeline_model import Array
-from pplib.planner.prediction import HOPS, STAGES, Pipeline, carried_s
+from pplib.planner.pipeline_parts import HOPS, STAGES, Pipeline, carried_s
 from pplib.planner.profiles.hop_profile import HopProfile, Line
 from pplib.planner.search.fronts import pareto_plans
 from pplib.planner.search.plan_costs import Plan, PlanCosts

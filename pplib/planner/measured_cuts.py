@@ -12,6 +12,7 @@ from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.analysis.estimated.stage_levels import HashedTrials, remembered_levels
 from pplib.analysis.required_columns import numeric_column
 from pplib.analysis.statistics import partition_key, sorted_trials
+from pplib.columns import ENERGY, PREDICTABLE
 
 Array = NDArray[np.float64]
 NOISE_SD = 0.05  # log-scale, of what was measured once: nothing tells how noisy it is
@@ -34,7 +35,7 @@ class MeasuredCuts(NamedTuple):
         compute_s: of each stage.
         hop_s: of each hop, its `hop{i}_transfer_s`: what it is busy, and the link's delay.
         back_s: `return_transfer_s`.
-        objectives: latency_s, response_s and throughput_img_s, as far as they were measured.
+        objectives: latency_s, response_s and throughput_img_s; and energy_per_image_j, where all trials have it.
     """
 
     points: list[tuple[int, ...]]
@@ -75,11 +76,12 @@ def measured_cuts(summary: pd.DataFrame, seed: int = 0) -> MeasuredCuts:
         spread = np.sqrt(((logs - level[place]) ** 2).sum() / free) if len(logs) > len(points) else np.nan
         return _measured(np.exp(level), spread / np.sqrt(count))
 
-    estimates = point_estimates(trials, resamples=_DRAWN, seed=seed, columns=["response_s"])
+    energy = [ENERGY] if ENERGY in trials and numeric_column(trials, ENERGY, "the summary").gt(0).all() else []
+    estimates = point_estimates(trials, resamples=_DRAWN, seed=seed, columns=["response_s", *energy])
     known = [partition_key(one) for one in estimates["partition_point"]]
     estimates = estimates.iloc[[known.index(one) for one in points]]
     objectives = {}
-    for name in ("latency_s", "response_s", "throughput_img_s"):
+    for name in (*PREDICTABLE, *energy):
         value, low, high = (estimates[f"{name}{end}"].to_numpy(dtype=np.float64) for end in ("", "_low", "_high"))
         objectives[name] = _measured(value, np.log(high / low) / (2 * _Z))
     hops = [repeated(f"hop{i}_transfer_s") for i in range(len(stages) - 1)]

@@ -9,8 +9,9 @@ import pytest
 from pplib.planner.measured_cuts import Measured, MeasuredCuts
 from pplib.planner.next_cuts import front_chances, next_cuts
 from pplib.planner.pipeline_model import periodic, predict
+from pplib.planner.pipeline_parts import Parts
 from pplib.planner.plan_quality import hypervolume_share, recall
-from pplib.planner.prediction import CutDraws, _Parts, draw_cuts
+from pplib.planner.prediction import CutDraws, draw_cuts
 from tests.planner.test_prediction import CUTS, pipeline
 
 BOTH = {"latency_s": "min", "throughput_img_s": "max"}
@@ -41,7 +42,7 @@ def test_the_first_cut_is_the_best_in_the_first_objective_and_the_next_the_one_t
 def test_a_plan_finds_the_front_of_devices_that_are_not_what_their_profiles_say():
     """Worlds drawn as expected: with a third of the cuts measured, hardly anything of the front is missing."""
     one = pipeline(in_flight=2)
-    parts = _Parts(one, CUTS, None, 20, 3)
+    parts = Parts(one, CUTS, None, 20, 3)
     times = parts.times()
     shape = (len(CUTS), 21)
     found = predict(times, *periodic(2))

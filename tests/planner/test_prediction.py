@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from pplib.errors import FrameError
 from pplib.links import Direction, LinkProfile
 from pplib.planner.cuts import PAYLOAD
-from pplib.planner.prediction import Pipeline, cuts_of, predict_cuts
+from pplib.planner.pipeline_parts import Pipeline
+from pplib.planner.prediction import cuts_of, predict_cuts
 from pplib.planner.profiles.hop_profile import HopProfile, Line
 from pplib.planner.profiles.stage_times import StageTimes
 from tests.planner.test_stage_times import COUNT, SIZES, profile, truth_s
@@ -79,6 +81,22 @@ def test_what_is_encoded_takes_the_time_of_its_codec_and_crosses_as_what_it_is_t
     plain = predict_cuts(pipeline(), CUTS)["predicted_latency_s"]
     coded = predict_cuts(pipeline(of=lambda: hop(encode=line, decode=line, ratio=0.25)), CUTS)["predicted_latency_s"]
     assert (coded - plain).tolist() == pytest.approx([0.008 - 0.75e-9 * size for size in SIZES])
+
+
+def test_energy_is_what_devices_take_while_they_compute_and_while_they_wait():
+    takes = {"idle_w": (2.0, 1.0), "busy_w": (5.0, 9.0)}
+    powers = [{name: values[i] for name, values in takes.items()} for i in range(2)]
+    known = replace(pipeline(), stages=[StageTimes(msgspec.structs.replace(profile(), **one)) for one in powers])
+    found = predict_cuts(known, CUTS).set_index("partition_label")
+    for point in range(1, COUNT):
+        first, second = truth_s(0, point), truth_s(point, COUNT)
+        whole = first + second + 0.001 + 1e-9 * SIZES[point] + 0.002
+        joules = (2.0 * (whole - first) + 5.0 * first + 1.0 * (whole - second) + 9.0 * second) / 8
+        row = found.loc[f"P{point}"]
+        assert row["predicted_energy_per_image_j"] == pytest.approx(joules, rel=0.02)
+        assert row["predicted_energy_per_image_j_low"] < joules < row["predicted_energy_per_image_j_high"]
+    half = replace(known, stages=[known.stages[0], StageTimes(profile())])
+    assert "predicted_energy_per_image_j" not in predict_cuts(half, CUTS), "of the second device nothing is known"
 
 
 def test_more_stages_and_what_cannot_be_predicted():

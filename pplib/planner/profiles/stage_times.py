@@ -43,6 +43,8 @@ class StageTimes:
     speed while it was profiled: neither is in the intervals.
 
     Attributes:
+        name: of the device.
+        powers_w: while it waits, and while it computes; None where that is not known.
         spread: log-scale standard deviation of one round's time of a stage.
         model_sd: how far the sums are off anchors that they were not fitted to, without the noise of both: log-scale,
             from leaving out each anchor in turn.
@@ -51,6 +53,9 @@ class StageTimes:
     """
 
     def __init__(self, profile: DeviceProfile) -> None:
+        self.name = profile.name
+        idle_w, busy_w = profile.idle_w, profile.busy_w
+        self.powers_w = None if idle_w is None or busy_w is None else (idle_w, busy_w)
         self._count, self._bytes = profile.num_units, np.asarray(profile.activation_bytes, dtype=np.float64)
         level, _, self.spread = levels([one.rounds_s for one in profile.stages])
         known = {(one.first, one.last): (s, one) for one, s in zip(profile.stages, level, strict=True)}

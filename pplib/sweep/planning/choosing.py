@@ -7,10 +7,12 @@ import pandas as pd
 
 from pplib.columns import OBJECTIVES
 from pplib.config import Configuration
+from pplib.errors import ConfigError
 from pplib.objectives import of_configuration
 from pplib.planner.measured_cuts import measured_cuts
 from pplib.planner.next_cuts import front_chances, next_cuts
-from pplib.planner.prediction import CutDraws, Pipeline, draw_cuts, predictions_table
+from pplib.planner.pipeline_parts import Pipeline
+from pplib.planner.prediction import CutDraws, draw_cuts, predictions_table
 from pplib.records import point_label
 from pplib.sweep.planning.predicting import cuts_to_look_at
 from pplib.sweep.points import chosen_before
@@ -39,17 +41,23 @@ def choose(config: Configuration, pipeline: Pipeline, may_add: bool = True, keep
 
     Raises:
         OutputError: what is kept cannot be read, or written.
+        ConfigError: an objective cannot be predicted, for a device's power is not known.
     """
     chosen = chosen_before(config)
     points = list(dict.fromkeys([*cuts_to_look_at(pipeline, config.seed), *chosen]))
     place = {one: i for i, one in enumerate(points)}
     measured = measured_cuts(summary_frame(config.folder), config.seed) if has_trials(config.folder) else None
     cuts = draw_cuts(pipeline, points, seed=config.seed, measured=measured)
-    known = [place[one] for one in chosen]
+    known, objectives = [place[one] for one in chosen], of_configuration(config).objectives
+    if lacking := [name for name in objectives if name not in cuts.values]:
+        powerless = ", ".join(stage.name for stage in pipeline.stages if stage.powers_w is None)
+        raise ConfigError(
+            f"objectives: {', '.join(lacking)} cannot be predicted: the power of {powerless} is not known: give its "
+            "idle_w and busy_w in the device file, or choose others"
+        )
     if config.partition_points == "auto":
         more = [] if chosen else [_best(config, cuts)]
     elif may_add or not chosen:
-        objectives = of_configuration(config).objectives
         more = next_cuts(cuts, objectives, known, config.indifference, PER_ROUND if chosen else FIRST_ROUND)
     else:
         more = []

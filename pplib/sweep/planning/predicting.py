@@ -11,8 +11,9 @@ from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.config import Configuration
 from pplib.model.points import combinations
 from pplib.planner.device_plans import MOST_CUTS, promising_cuts
+from pplib.planner.pipeline_parts import Pipeline
 from pplib.planner.plan_quality import predicted_front
-from pplib.planner.prediction import Pipeline, predict_cuts
+from pplib.planner.prediction import predict_cuts
 from pplib.planner.prediction_errors import PredictionError, prediction_errors
 from pplib.sweep.planning.profiling import ProfiledConfiguration
 from pplib.sweep.results import has_trials, read_predictions, summary_frame, write_predictions

@@ -18,7 +18,7 @@ from pplib.errors import TrialError
 from pplib.grid import loading_torch
 from pplib.links import UNSHAPED
 from pplib.pipeline.coordinator.coordinator import Coordinator, wall_clock
-from pplib.planner.prediction import Pipeline
+from pplib.planner.pipeline_parts import Pipeline
 from pplib.planner.profiles.device_profile import DeviceProfile
 from pplib.planner.profiles.hop_profile import HopProfile
 from pplib.planner.profiles.kept import keep_profile

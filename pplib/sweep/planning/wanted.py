@@ -57,6 +57,7 @@ def devices_wanted(config: Configuration, experiment: Experiment, coordinator: C
             device.name,
             {
                 **_asked(device),
+                **_powers(device),
                 **_model(config, experiment),
                 "runtime": name,
                 "precision": config.precision,
@@ -99,6 +100,11 @@ def _model(config: Configuration, experiment: Experiment) -> dict[str, Any]:
 def _asked(device: Device) -> dict[str, Any]:
     """What a device file says of how a device computes."""
     return {key: getattr(device, key) for key in ("name", "torch_device", "threads", "cores", "slowdown")}
+
+
+def _powers(device: Device) -> dict[str, Any]:
+    """Which powers stand in for a meter, where a device file says so."""
+    return {} if device.idle_w is None else {"idle_w": device.idle_w, "busy_w": device.busy_w}
 
 
 def _found(told: Description) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import altair as alt
 
 from pplib.columns import INDIFFERENCE, OBJECTIVES, quantity
 from pplib.planner.changes.other_links import phases
-from pplib.planner.prediction import Pipeline, cuts_of
+from pplib.planner.pipeline_parts import Pipeline
+from pplib.planner.prediction import cuts_of
 from pplib.view.charts.link_phases import link_phases_chart
 
 

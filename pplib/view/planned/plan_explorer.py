@@ -14,8 +14,9 @@ import pandas as pd
 from pplib.columns import INDIFFERENCE, OBJECTIVES
 from pplib.errors import ParetoPipeError
 from pplib.links import Direction, LinkProfile
+from pplib.planner.pipeline_parts import Pipeline
 from pplib.planner.plan_quality import predicted_front
-from pplib.planner.prediction import Pipeline, predict_cuts
+from pplib.planner.prediction import predict_cuts
 from pplib.records import TrialRecord
 from pplib.view.display import png_bytes
 from pplib.view.planned.plan_chart import plan_chart

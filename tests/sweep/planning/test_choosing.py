@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 
 from pplib.config import configuration
 from pplib.errors import ConfigError, OutputError
 from pplib.planner.prediction import predict_cuts
+from pplib.planner.profiles.stage_times import StageTimes
 from pplib.records import TrialRecord, read_record, trial_path, write_record
 from pplib.sweep.measuring.schedule import failed_before, planned_round
 from pplib.sweep.planning.choosing import FIRST_ROUND, PER_ROUND, choose
 from pplib.sweep.points import chosen_before
 from pplib.sweep.results import PREDICTIONS, read_predictions, summary_frame, write_predictions
 from tests.planner.test_prediction import CUTS, pipeline
-from tests.planner.test_stage_times import COUNT, SIZES, truth_s
+from tests.planner.test_stage_times import COUNT, SIZES, profile, truth_s
 
 
 @pytest.fixture
@@ -110,6 +114,15 @@ def test_auto_is_one_cut_the_best_in_throughput_and_stays(tiny):
     assert other[0] in (0, COUNT), "one microbatch alone is through sooner without a hop"
 
 
+def test_a_plan_for_energy_leaves_the_work_to_the_device_that_takes_less(tiny):
+    wanted = {"partition_points": "auto", "in_flight": 1, "objectives": ["energy"]}
+    config = configuration({**tiny, **wanted})
+    stages = [StageTimes(msgspec.structs.replace(profile(), idle_w=1.0, busy_w=busy_w)) for busy_w in (20.0, 3.0)]
+    assert choose(config, replace(pipeline(), stages=stages)) == [(0,)]
+    other = configuration({**tiny, **wanted, "name": "other"})
+    assert choose(other, replace(pipeline(), stages=stages[::-1])) == [(COUNT,)]
+
+
 def test_a_folder_without_predictions_goes_on_with_what_it_measured(config):
     measure(config, 3)
     assert chosen_before(config) == [(3,)]
@@ -118,7 +131,12 @@ def test_a_folder_without_predictions_goes_on_with_what_it_measured(config):
 
 def test_what_cannot_be_planned_or_read_is_told(config, tiny):
     with pytest.raises(ConfigError, match="objectives: expected of a plan what is predicted, latency_s"):
-        configuration({**tiny, "partition_points": "plan", "objectives": ["latency", "energy"]})
+        configuration({**tiny, "partition_points": "plan", "objectives": ["latency", "hop0_transfer_s"]})
+    frugal = configuration({**tiny, "partition_points": "plan", "name": "frugal", "objectives": ["latency", "energy"]})
+    with pytest.raises(
+        ConfigError, match=r"energy_per_image_j cannot be predicted: the power of \w+, \w+ is"
+    ):
+        choose(frugal, pipeline())
     choose(config, pipeline())
     path = config.folder / PREDICTIONS
     write_predictions(config.folder, read_predictions(config.folder).drop(columns="plan_round"))

@@ -35,7 +35,9 @@ def stamps(results):
 
 @pytest.mark.timeout(600)
 def test_a_plan_measures_what_it_chose_and_a_second_start_has_nothing_to_do(tmp_path, tiny, links, request):
-    grid = {**tiny, "partition_points": "plan", "repeats": 2, "in_flight": [1, 2]}
+    powers = tmp_path / "powers.yaml"
+    powers.write_text("devices: [{name: a, idle_w: 2, busy_w: 6}, {name: b, idle_w: 1, busy_w: 9}]")
+    grid = {**tiny, "partition_points": "plan", "repeats": 2, "in_flight": [1, 2], "devices": str(powers)}
     assert sweep(tmp_path, grid) == 0
     results = tmp_path / "out" / "tiny"
     for folder in results.glob("*_f*"):
@@ -49,6 +51,8 @@ def test_a_plan_measures_what_it_chose_and_a_second_start_has_nothing_to_do(tmp_
     summary = read_summary(results / "summary.csv")
     assert summary["predicted_latency_s"].notna().all()
     assert (summary["predicted_cuts"] == 5).all()
+    ratio = summary["predicted_energy_per_image_j"] / summary["energy_per_image_j"]
+    assert ratio.between(0.2, 5).all(), "of a model so small most is what devices take before they begin"
     assert "Predicted and measured" in (results / "report.html").read_text()
     before = stamps(results)
     request.getfixturevalue("unshown")
