@@ -27,7 +27,7 @@ MARKED = $(shell grep -rlF 'pytest.mark.$(1)' tests --include='test_*.py')
 test: export PYTHONDONTWRITEBYTECODE =
 test: lint
 	@$(BIN)/python -m pytest -m "not (alone or waits)" -n auto --maxprocesses 4 $(SPREAD) || $(AGAIN)
-	@$(BIN)/python -m pytest -m waits -n 2 $(SPREAD) $(call MARKED,waits) || $(AGAIN)
+	@$(BIN)/python -m pytest -m waits -n 3 $(SPREAD) $(call MARKED,waits) || $(AGAIN)
 	@$(BIN)/python -m pytest -m alone --durations 10 $(call MARKED,alone) || $(AGAIN)
 
 QUICK = tests/analysis tests/view tests/vocabulary tests/test_project.py tests/test_command.py pplib/analysis pplib/view

@@ -44,6 +44,11 @@ class Pipeline:
     in_flight: int = 1
     batch_size: int = 1
 
+    def fits(self, points: Sequence[int]) -> bool:
+        """Whether each device's memory has room for the weights of its stage."""
+        borders = itertools.pairwise((0, *points, len(self.activation_bytes) - 1))
+        return all(stage.fits(*border) for stage, border in zip(self.stages, borders, strict=True))
+
 
 class Parts:
     """The times of the parts of cuts: of each what is expected, then draws."""

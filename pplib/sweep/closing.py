@@ -30,15 +30,13 @@ ANSWER = "answer.txt"  # in the folder of results
 NAMED = ("model", "backend", "link", "in_flight")  # always told
 
 
-def write_answer(folder: Path, summary: pd.DataFrame, aims: Aims | None = None) -> list[str]:
-    """Write `answer.txt` beside the results: the lines of `closing_lines`, which are returned.
+def write_answer(folder: Path, summary: pd.DataFrame, aims: Aims | None = None) -> None:
+    """Write `answer.txt` beside the results: the lines of `closing_lines`.
 
     Raises:
         OutputError: it cannot be written.
     """
-    lines = closing_lines(summary, aims)
-    write_atomic(folder / ANSWER, "".join(f"{line}\n" for line in lines).encode())
-    return lines
+    write_atomic(folder / ANSWER, "".join(f"{line}\n" for line in closing_lines(summary, aims)).encode())
 
 
 def closing_lines(summary: pd.DataFrame, aims: Aims | None = None) -> list[str]:

@@ -14,6 +14,7 @@ import papermill
 import pytest
 
 from pplib.errors import ConfigError
+from pplib.sweep.closing import ANSWER, closing_lines
 from pplib.sweep.job.kernel import NotebookError, execute, kernel
 from pplib.sweep.job.showing import Job, Showing
 from pplib.sweep.report import results_sections
@@ -96,6 +97,7 @@ def test_the_analysis_leaves_a_report_the_charts_and_the_summary(executed):
     shown = re.findall(r'show\(\*sections\["(\w+)"\]\)', "\n".join(cell.source for cell in book.cells))
     assert shown == list(results_sections(folder, read_summary(folder / "summary.csv"))), "the report's, in its order"
     assert (folder / "summary.csv").read_text().count("\n") == 2
+    assert (folder / ANSWER).read_text().splitlines() == closing_lines(read_summary(folder / "summary.csv"))
     report = (folder / "report.html").read_text()
     assert "P2" in report
     assert "<script src" not in report

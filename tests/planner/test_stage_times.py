@@ -38,6 +38,7 @@ def profile(of=truth_s, noise=0.0, drift=0.0, rounds=6, cuts=CUTS, seed=0):
             first=first,
             last=last,
             rounds_s=list(of(first, last) * np.exp(slowness + noise * draw.standard_normal(rounds))),
+            param_bytes=8 * (last - first),
         )
         for first, last in borders
     ]

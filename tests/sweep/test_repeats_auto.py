@@ -7,7 +7,9 @@ import pytest
 from pplib.config import configuration
 from pplib.errors import ConfigError
 from pplib.records import read_record, trial_path, write_record
+from pplib.sweep.measuring import run, turns
 from pplib.sweep.measuring.schedule import DECIDED, begun, is_decided, missing_trials, next_round, note_decided
+from pplib.sweep.measuring.turns import Measurement
 from pplib.sweep.results import read_summary
 from tests.sweep.test_batch import run_sweep
 from tests.sweep.test_summary import write  # noqa: F401 (a fixture)
@@ -107,7 +109,14 @@ def test_auto_is_the_one_word_beside_numbers():
 
 
 @pytest.mark.timeout(600)
-def test_a_sweep_repeats_where_it_matters_and_is_over_when_started_again(tmp_path, tiny, links, unshown, capsys):
+def test_a_sweep_repeats_where_it_matters_and_is_over_when_started_again(
+    tmp_path, tiny, links, unshown, monkeypatch, capsys
+):
+    rounds, looks, measure = [], [], turns.measure_until_right
+    monkeypatch.setattr(turns, "measure_until_right", lambda *given: [looks.append(given), measure(*given)][1])
+    monkeypatch.setattr(
+        run, "Measurement", lambda *given, **more: [rounds.append(given), Measurement(*given, **more)][1]
+    )
     grid = {**tiny, "repeats": "auto", "max_repeats": 4, "in_flight": [1, 2]}
     assert run_sweep(tmp_path, grid) == 0
     results = tmp_path / "out" / "tiny"
@@ -115,6 +124,7 @@ def test_a_sweep_repeats_where_it_matters_and_is_over_when_started_again(tmp_pat
     repeats = summary.groupby(["in_flight", "partition_label"])["repeat"].agg(["count", "max"])
     assert repeats["count"].between(2, 4).all() and (repeats["max"] == repeats["count"] - 1).all()
     assert len(list(results.glob(f"*/{DECIDED}"))) == 2
+    assert len(looks) == 1 + len(rounds) > 2, "the link is measured before the first round, and after each"
     before = {path: path.stat().st_mtime_ns for path in results.glob("*/trials/*")}
     assert run_sweep(tmp_path, grid) == 0
     assert {path: path.stat().st_mtime_ns for path in results.glob("*/trials/*")} == before

@@ -40,12 +40,14 @@ class DeviceProfile(Kept, frozen=True, kw_only=True):
     Attributes:
         stages: the N units alone, in order; then the empty stages and the anchors.
         activation_bytes: what crosses at each point 0..N, as it is, for one microbatch.
+        room_bytes: what the device's memory leaves for weights; None where that is not known.
         idle_w, busy_w: the device's power while it waits, and while it computes, from what trials have their energy
             from; None where there is nothing.
     """
 
     stages: list[TimedStage]
     activation_bytes: list[int]
+    room_bytes: int | None = None
     idle_w: float | None = None
     busy_w: float | None = None
 

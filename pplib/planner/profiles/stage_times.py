@@ -57,9 +57,12 @@ class StageTimes:
         idle_w, busy_w = profile.idle_w, profile.busy_w
         self.powers_w = None if idle_w is None or busy_w is None else (idle_w, busy_w)
         self._count, self._bytes = profile.num_units, np.asarray(profile.activation_bytes, dtype=np.float64)
+        self._room_bytes = np.inf if profile.room_bytes is None else profile.room_bytes
         level, _, self.spread = levels([one.rounds_s for one in profile.stages])
         known = {(one.first, one.last): (s, one) for one, s in zip(profile.stages, level, strict=True)}
         self._empty_s = [known[end, end][0] for end in (0, self._count)]
+        weights = [known[i, i + 1][1].param_bytes for i in range(self._count)]
+        self._weights_until = np.concatenate([[0], np.cumsum(weights)])
         self._places = [place for place in known if place[1] > place[0]]
         self._level = np.array([known[place][0] for place in self._places])
         alone = np.array([known[i, i + 1][0] for i in range(self._count)])
@@ -95,11 +98,20 @@ class StageTimes:
         seconds = max(float(row @ self._terms), 0.1 * float(self._alone[first:last].sum()))
         return StageTime(seconds, float(np.hypot(np.sqrt(row @ self._covariance @ row) / seconds, self.model_sd)))
 
+    def fits(self, first: int, last: int) -> bool:
+        """Whether the device's memory has room for the weights of a stage."""
+        return bool(self._weights_until[last] - self._weights_until[first] <= self._room_bytes)
+
     def table(self) -> tuple[Array, Array]:
-        """Of every stage: seconds, and log-scale standard deviations; shape (N + 1, N + 1), NaN where last < first."""
+        """Of every stage: seconds, and log-scale standard deviations; shape (N + 1, N + 1), NaN where last < first.
+
+        A stage that does not fit takes infinitely long.
+        """
         seconds, log_sd = (np.full((self._count + 1, self._count + 1), np.nan) for _ in range(2))
         for first, last in itertools.combinations_with_replacement(range(self._count + 1), 2):
             seconds[first, last], log_sd[first, last] = self.at(first, last)
+            if not self.fits(first, last):
+                seconds[first, last] = np.inf
         return seconds, log_sd
 
     def _excess(self, off: Array, some: NDArray[np.bool_]) -> float:

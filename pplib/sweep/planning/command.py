@@ -128,10 +128,15 @@ def _line(one: Profiled) -> str:
     notes = "".join(f"; {note}" for note in profile.notes)
     if isinstance(profile, DeviceProfile):
         times = StageTimes(profile)
-        whole = times.at(0, profile.num_units)
+        whole, room = times.at(0, profile.num_units), (profile.room_bytes or 0) / 1e6
+        if_it = (
+            ""
+            if times.fits(0, profile.num_units)
+            else f" if its memory had room for more than {room:.0f} MB of weights"
+        )
         told = (
             f"{profile.asked['model']} with {profile.asked['runtime']}: {profile.num_units} units, "
-            f"whole {whole.seconds * 1e3:.1f} ms, rounds +- {times.spread:.1%}, model +- {times.model_sd:.1%}"
+            f"whole {whole.seconds * 1e3:.1f} ms{if_it}, rounds +- {times.spread:.1%}, model +- {times.model_sd:.1%}"
         )
     else:
         lines = {"transfer": profile.transfer, "encode": profile.encode, "decode": profile.decode}

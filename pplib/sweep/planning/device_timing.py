@@ -51,6 +51,9 @@ class DeviceTiming:
         worker: the device's.
         device: as the user's file has it.
         name: of the runtime.
+
+    Attributes:
+        room_bytes: what the device's memory leaves for weights, once it has begun; None where that is not known.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class DeviceTiming:
         self._seen = dict[Border, _Seen]()
         self._visits = list[m.Trace]()
         self._sent = set[str]()
+        self._unit_s = list[float]()
+        self.room_bytes: int | None = None
         self._draw = random.Random(f"{config.seed}-{worker.name}")
 
     @property
@@ -82,11 +87,18 @@ class DeviceTiming:
     def begin(self) -> None:
         """Look at every unit once, and choose the stages to time."""
         last = len(self._experiment.partitioned.points) - 1
-        units = [(i, i + 1) for i in range(last)]
-        self._unit_s = [statistics.fmean(_taken_s(self._visit(one, 1, 1, PAUSE_S))) for one in units]
+        units, held, taken = [(i, i + 1) for i in range(last)], list[int](), list[int]()
+        for one in units:
+            self._unit_s.append(statistics.fmean(_taken_s(self._visit(one, 1, 1, PAUSE_S))))
+            held.append(self._built.param_bytes)
+            taken.append(self._built.resident_bytes - self._built.param_bytes)
         self._visits.clear()
+        if self._device.torch_device == "cpu":
+            self.room_bytes = max(0, int(self.worker.description.host["memory_bytes"]) - min(taken))
         cuts = even_cuts(self._unit_s, CUTS)
-        anchors = [(0, last), *((0, cut) for cut in cuts), *((cut, last) for cut in cuts)]
+        anchors = fitting(
+            [(0, last), *((0, cut) for cut in cuts), *((cut, last) for cut in cuts)], held, self.room_bytes
+        )
         self._seen = {one: _Seen() for one in dict.fromkeys([*units, (0, 0), (last, last), *anchors])}
 
     def round(self) -> None:
@@ -96,7 +108,7 @@ class DeviceTiming:
             trace, seen = self._visit(one, WARMUP, RUNS, min(PAUSE_S, others_s)), self._seen[one]
             seen.rounds_s.append(statistics.fmean(_taken_s(trace)[WARMUP:]))
             seen.copies_s.append(statistics.median(trace.moments.copy_ns[WARMUP:]) * 1e-9)
-            seen.param_bytes = self._held_bytes
+            seen.param_bytes = self._built.param_bytes
             if trace.usage.resident_peak_bytes is not None:
                 seen.resident_bytes.append(trace.usage.resident_peak_bytes)
 
@@ -121,7 +133,7 @@ class DeviceTiming:
                 send_weights(self.worker, self._experiment.maker.files[sha256])
                 self._sent.add(sha256)
         prepare = m.Prepare(plan=self._plans[border], stage_index=0)
-        self._held_bytes = self.worker.expect(prepare, m.Prepared, limits.BUILD_STAGE_S).param_bytes
+        self._built = self.worker.expect(prepare, m.Prepared, limits.BUILD_STAGE_S)
         request = m.TimeStage(warmup=warmup, count=count, pause_s=pause_s)
         trace = self.worker.expect(request, m.Trace, limits.TIME_STAGE_S)
         self._visits.append(trace)
@@ -156,6 +168,28 @@ def even_cuts(unit_times_s: Sequence[float], count: int) -> list[int]:
     wanted = ends[-1] * np.arange(1, count + 1) / (count + 1)
     nearest = [int(np.abs(ends[:-1] - one).argmin()) + 1 for one in wanted] if len(ends) > 1 else []
     return list(dict.fromkeys(nearest))
+
+
+def fitting(anchors: Sequence[Border], held: Sequence[int], room_bytes: int | None) -> list[Border]:
+    """Those whose weights a device has room for; where that is not all, also the longest ones from and to the ends.
+
+    Args:
+        anchors: stages.
+        held: bytes of weights of each unit.
+        room_bytes: for weights; None: for all.
+
+    >>> fitting([(0, 4), (0, 2), (2, 4)], [5, 1, 1, 3], 8)
+    [(0, 2), (2, 4), (0, 3), (1, 4)]
+    """
+    until = np.concatenate([[0], np.cumsum(held)])
+    last = len(held)
+    if room_bytes is None or until[last] <= room_bytes:
+        return list(anchors)
+    kept = [(first, end) for first, end in anchors if until[end] - until[first] <= room_bytes]
+    longest = max(end for end in range(last + 1) if until[end] <= room_bytes)
+    shortest = min(first for first in range(last + 1) if until[last] - until[first] <= room_bytes)
+    ends = [(first, end) for first, end in ((0, longest), (shortest, last)) if first < end]
+    return list(dict.fromkeys([*kept, *ends]))
 
 
 def stage_plan(experiment: Experiment, config: Configuration, border: Border, name: str) -> PipelinePlan:

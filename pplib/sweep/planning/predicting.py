@@ -9,6 +9,7 @@ import pandas as pd
 
 from pplib.analysis.estimated.point_estimates import point_estimates
 from pplib.config import Configuration
+from pplib.errors import PartitionError
 from pplib.model.points import combinations
 from pplib.planner.device_plans import MOST_CUTS, promising_cuts
 from pplib.planner.pipeline_parts import Pipeline
@@ -20,10 +21,21 @@ from pplib.sweep.results import has_trials, read_predictions, summary_frame, wri
 
 
 def cuts_to_look_at(pipeline: Pipeline, seed: int) -> list[tuple[int, ...]]:
-    """Every cut of a pipeline; where they are more than `MOST_CUTS`, those that may be on its front."""
+    """Every cut of a pipeline whose stages fit their devices; of more than `MOST_CUTS`, those that may be on its front.
+
+    Raises:
+        PartitionError: none fits.
+    """
     units, stages = len(pipeline.activation_bytes) - 1, len(pipeline.stages)
     few = math.comb(max(0, units - 1), stages - 1) <= MOST_CUTS
-    return combinations(units, stages) if few else promising_cuts(pipeline, seed)
+    cuts = combinations(units, stages) if few else promising_cuts(pipeline, seed)
+    if fitting := [cut for cut in cuts if pipeline.fits(cut)]:
+        return fitting
+    names = ", ".join(stage.name for stage in pipeline.stages)
+    raise PartitionError(
+        f"no cut fits: the memory of {names} has no room for the weights, wherever the model is cut: add a device, or "
+        "make weights smaller with `precision`"
+    )
 
 
 def predicted(one: ProfiledConfiguration, seed: int = 0) -> pd.DataFrame:
@@ -33,6 +45,7 @@ def predicted(one: ProfiledConfiguration, seed: int = 0) -> pd.DataFrame:
 
     Raises:
         OutputError: they cannot be written, or what is there cannot be read.
+        PartitionError: no cut fits.
     """
     config = one.config
     cuts = cuts_to_look_at(one.pipeline, seed)

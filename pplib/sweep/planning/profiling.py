@@ -214,6 +214,7 @@ def _timed(timings: list[tuple[Wanted, DeviceTiming]], experiment: Experiment) -
             notes=timing.notes,
             stages=timing.stages(),
             activation_bytes=[cut.activation_bytes for cut in experiment.partitioned.points],
+            room_bytes=timing.room_bytes,
             idle_w=powers and powers[0],
             busy_w=powers and powers[1],
         )

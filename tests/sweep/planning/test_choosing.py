@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pplib.config import configuration
-from pplib.errors import ConfigError, OutputError
+from pplib.errors import ConfigError, OutputError, PartitionError
 from pplib.planner.prediction import predict_cuts
 from pplib.planner.profiles.stage_times import StageTimes
 from pplib.records import TrialRecord, read_record, trial_path, write_record
@@ -123,6 +123,19 @@ def test_a_plan_for_energy_leaves_the_work_to_the_device_that_takes_less(tiny):
     assert choose(other, replace(pipeline(), stages=stages[::-1])) == [(COUNT,)]
 
 
+def test_cuts_whose_weights_do_not_fit_a_device_are_not_looked_at(config, tiny):
+    room = 8 * COUNT // 4 - 1  # of units that have 8 bytes each
+    stages = [StageTimes(msgspec.structs.replace(profile(), room_bytes=one)) for one in (room, None)]
+    small = replace(pipeline(), stages=stages)
+    choose(config, small)
+    labels = read_predictions(config.folder)["partition_label"].tolist()
+    assert labels == [f"P{point}" for point in range(COUNT // 4)]
+    with pytest.raises(PartitionError, match=r"no cut fits: the memory of \w+, \w+ has no room"):
+        choose(
+            configuration({**tiny, "partition_points": "plan", "name": "none"}), replace(small, stages=stages[:1] * 2)
+        )
+
+
 def test_a_folder_without_predictions_goes_on_with_what_it_measured(config):
     measure(config, 3)
     assert chosen_before(config) == [(3,)]
@@ -133,9 +146,7 @@ def test_what_cannot_be_planned_or_read_is_told(config, tiny):
     with pytest.raises(ConfigError, match="objectives: expected of a plan what is predicted, latency_s"):
         configuration({**tiny, "partition_points": "plan", "objectives": ["latency", "hop0_transfer_s"]})
     frugal = configuration({**tiny, "partition_points": "plan", "name": "frugal", "objectives": ["latency", "energy"]})
-    with pytest.raises(
-        ConfigError, match=r"energy_per_image_j cannot be predicted: the power of \w+, \w+ is"
-    ):
+    with pytest.raises(ConfigError, match=r"energy_per_image_j cannot be predicted: the power of \w+, \w+ is"):
         choose(frugal, pipeline())
     choose(config, pipeline())
     path = config.folder / PREDICTIONS

@@ -21,14 +21,16 @@ COUNT = len(UNITS_S)
 class Device:
     """A worker on a clock that passes only while it computes; it grows slower from visit to visit."""
 
-    def __init__(self, name, clock, slowdown=1.0, had=1.0):
+    def __init__(self, name, clock, slowdown=1.0, had=1.0, memory_bytes=10**9):
         self.name, self._clock, self._slowdown, self.had = name, clock, slowdown, had
+        self.description = SimpleNamespace(host={"memory_bytes": memory_bytes})
         self.visits, self.pauses_s = [], {}
 
     def expect(self, request, kind, timeout_s):
         if isinstance(request, m.Prepare):
             self._border = request.plan
-            return m.Prepared(build_s=0.0, param_bytes=sum(range(*self._border)), resident_bytes=1)
+            held = sum(range(*self._border))
+            return m.Prepared(build_s=0.0, param_bytes=held, resident_bytes=100 + held)
         self.visits.append(self._border)
         self.pauses_s[self._border] = request.pause_s
         taken_s = self._slowdown * (sum(UNITS_S[slice(*self._border)]) + 1e-3) * 1.001 ** len(self.visits)
@@ -108,6 +110,17 @@ def test_a_device_whose_core_others_used_says_so(clock):
     one = timing(Device("a", clock, slowdown=2.0, had=0.6))
     time_in_turns([one])
     assert one.notes == ["its stages had a core for 60% of their time only: other programs ran"]
+
+
+def test_a_device_is_not_asked_to_hold_what_its_memory_has_no_room_for(clock):
+    device = Device("a", clock, memory_bytes=100 + 10)  # of weights, the units have 0, 1, 2, 3, 4 and 5
+    one = timing(device)
+    time_in_turns([one])
+    assert one.room_bytes == 10
+    assert all(sum(range(*visited)) <= 10 for visited in device.visits)
+    timed = {(stage.first, stage.last) for stage in one.stages()}
+    assert {(0, 5), (4, 6), (0, 0), (6, 6)} <= timed, "the longest ones from and to the ends"
+    assert (0, 6) not in timed
 
 
 def test_anchors_begin_and_end_where_the_time_is_shared_out_evenly():
