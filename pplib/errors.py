@@ -54,6 +54,10 @@ class WorkerError(ParetoPipeError):
     """A worker could not be started, died, or reported a failure."""
 
 
+class NoRoomError(WorkerError):
+    """A device has no memory for a stage, a batch, or what is in flight: other cuts may do."""
+
+
 class TrialError(ParetoPipeError):
     """A trial ran but its result cannot be believed (wrong output, impossible value)."""
 

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -18,14 +19,18 @@ import pytest
 from pplib.analysis.trials.events import timeline_frame
 from pplib.config import configuration
 from pplib.devices import load_testbed
-from pplib.errors import OutputError, TrialError
+from pplib.errors import NoRoomError, OutputError, TrialError
+from pplib.pipeline.coordinator.client import WorkerFailed
+from pplib.pipeline.stage.builder import StageBuilder
 from pplib.records import read_record, trial_path, write_record
 from pplib.sweep.claim import claim_folder
 from pplib.sweep.experiment import prepare
 from pplib.sweep.job import notebook_steps
 from pplib.sweep.job.notebook_steps import MEASURED, cuts_frame, measured_trials
+from pplib.sweep.measuring import turns
 from pplib.sweep.measuring.run import run_missing, run_once, run_together
 from pplib.sweep.measuring.schedule import interleaved, missing_trials, schedule
+from pplib.sweep.measuring.trial import run_trial
 from pplib.sweep.progress import Told
 from pplib.sweep.results import drop_details, read_summary, write_summary
 from tests.helpers.records import read_records
@@ -241,6 +246,34 @@ def test_a_lost_worker_costs_one_trial_and_is_brought_back(tiny, shared_workers,
     assert ("signal 9" if how == signal.SIGKILL else "it was silent and was killed") in failed["error"].iloc[0]
     assert (trials["status"] == "ok").sum() == 19
     assert len(missing_trials(experiment.config, experiment.points)) == 1
+
+
+def test_cuts_that_a_device_has_no_memory_for_do_not_end_the_others(tiny, shared_workers, monkeypatch):
+    def no_room(experiment, coordinator, trial, link, wrong):
+        record, error = run_trial(experiment, coordinator, trial, link, wrong)
+        if trial.points == (4,):
+            return record, error
+        error = WorkerFailed("device-1: stage 1: no room", True)
+        error.add_note("NoRoomError")
+        return dataclasses.replace(record, status="failed", error=str(error), metrics={}), error
+
+    monkeypatch.setattr(turns, "run_trial", no_room)
+    values = {**tiny, "partition_points": [0, 1, 2, 3, 4], "repeats": 2}
+    trials = run_missing(prepare(configuration(values)), progress=False)
+    assert (len(trials), (trials["status"] == "failed").sum()) == (10, 8)
+
+
+def test_a_stage_whose_weights_have_no_room_is_refused_before_they_are_loaded(tiny, monkeypatch):
+    plan = prepare(configuration({**tiny, "partition_points": [2]})).plan((2,))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100))
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=50))
+    told = r"stage 1: its weights take \d+ MB, and 0 MB of memory are free: choose another cut"
+    with pytest.raises(NoRoomError, match=told):
+        StageBuilder("cpu", 1).build(plan, 1)
+    exported = prepare(configuration({**tiny, "partition_points": [2], "runtime": "onnxruntime"})).plan((2,))
+    with pytest.raises(NoRoomError, match=told):
+        StageBuilder("cpu", 1).build(exported, 1)
+    assert StageBuilder("cpu", 1).build(prepare(configuration({**tiny, "partition_points": [4]})).plan((4,)), 1)
 
 
 def test_three_stages_run_through_to_records(tiny):

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from pplib.errors import WeightsError, WorkerError
+import psutil
+
+from pplib.errors import NoRoomError, WeightsError
 
 # PyTorch, oneDNN, the kernel and the C++ library each have words of their own.
 NONE_LEFT = 71  # the exit status of a worker that has no memory left to go on with
@@ -22,12 +24,12 @@ _SIGNS = (
 
 @contextlib.contextmanager
 def memory_for(what: str) -> Iterator[None]:
-    """Make lack of memory inside the block a `WorkerError` about `what`; other errors pass as they are.
+    """Make lack of memory inside the block a `NoRoomError` about `what`; other errors pass as they are.
 
     >>> with memory_for("stage 1"):  # doctest: +ELLIPSIS
     ...     raise MemoryError
     Traceback (most recent call last):
-    pplib.errors.WorkerError: stage 1: out of memory (MemoryError): choose another cut, ...
+    pplib.errors.NoRoomError: stage 1: out of memory (MemoryError): choose another cut, ...
     """
     try:
         yield
@@ -35,10 +37,28 @@ def memory_for(what: str) -> Iterator[None]:
         said = str(exc).strip().partition("\n")[0] or type(exc).__name__
         if not isinstance(exc, MemoryError) and not any(sign in str(exc).lower() for sign in _SIGNS):
             raise
-        raise WorkerError(
+        raise NoRoomError(
             f"{what}: out of memory ({said}): choose another cut, lower batch_size or in_flight, or end other "
             "programs on this device"
         ) from exc
+
+
+def check_room(num_bytes: int, what: str) -> None:
+    """Make sure that this machine has memory for so many bytes, before the kernel ends who takes more.
+
+    Args:
+        num_bytes: of weights.
+        what: holds them.
+
+    Raises:
+        NoRoomError: it has not, swap included.
+    """
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    if num_bytes > free:
+        raise NoRoomError(
+            f"{what}: its weights take {num_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB of memory are free: choose "
+            "another cut or a smaller `precision`, or end other programs on this device"
+        )
 
 
 def memory_left() -> bool:

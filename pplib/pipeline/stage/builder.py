@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pplib.errors import ModelError, WorkerError
 from pplib.model.weights.stored import verified_weights
-from pplib.pipeline.process.memory import memory_for
+from pplib.pipeline.process.memory import check_room, memory_for
 from pplib.pipeline.stage.runners import ExportedRunner, PausingRunner, Runner
 from pplib.pipeline.wire.plan import ExportedStage, PipelinePlan, TensorSpec
 from pplib.runtimes import EAGER, Place, missing, runtime
@@ -41,7 +41,8 @@ class StageBuilder:
 
         Raises:
             ModelError: the description names what no stage may have; weights missing, damaged or not of this model.
-            WorkerError: there is not enough memory for it; or its runtime is not installed here.
+            NoRoomError: there is not enough memory for it.
+            WorkerError: its runtime is not installed here.
         """
         if not 0 <= stage_index < min(len(plan.stages), len(plan.tensors) - 1):
             raise ModelError(f"stage {stage_index} of a plan that describes {len(plan.stages)}")
@@ -55,13 +56,15 @@ class StageBuilder:
                 runner, param_bytes = make_stage(stage, plan, stage_index, self._device, self._threads)
             else:
                 start = time.monotonic()
-                runner, param_bytes = self._opened(stage, out)
+                runner, param_bytes = self._opened(stage, out, f"stage {stage_index}")
         return BuiltStage(plan, stage_index, runner, param_bytes, build_s=time.monotonic() - start)
 
-    def _opened(self, stage: ExportedStage, out: TensorSpec) -> tuple[Runner, int]:
+    def _opened(self, stage: ExportedStage, out: TensorSpec, what: str) -> tuple[Runner, int]:
         """A graph of another runtime."""
         if not stage.graph:
             return (PausingRunner(stage.pause_s) if stage.pause_s else ExportedRunner(None, out)), 0
+        if self._device == "cpu":
+            check_room(stage.param_bytes, what)
         weights = verified_weights(stage.weights_sha256)
         place = Place(self._threads, self._device, stage.precision)
         opened = runtime(stage.runtime).open_stage(stage.graph, weights.path.parent, place)

@@ -14,6 +14,7 @@ from pplib.model.stages.description import StageDescription
 from pplib.model.stages.optimise import optimise
 from pplib.model.weights.files import load_stage_weights
 from pplib.model.weights.stored import verified_weights
+from pplib.pipeline.process.memory import check_room
 from pplib.pipeline.stage.runners import Runner
 from pplib.pipeline.stage.tensors import array_of, memory_format, tensor_of, torch_dtype
 from pplib.pipeline.wire.plan import PipelinePlan, TensorSpec
@@ -127,18 +128,23 @@ def make_stage(
 
     Raises:
         ModelError: the description names what no stage may have; weights missing, damaged or not of this model.
+        NoRoomError: there is not enough memory for its weights.
     """
     _settle(threads)
     device = torch.device(torch_device)
     empty = build(description, device)
+    if device.type == "cpu":
+        check_room(_held_bytes(empty), f"stage {stage_index}")
     load_stage_weights(empty, verified_weights(plan.weights_sha256))
     stage: nn.Module = optimise(empty) if plan.optimize else empty
     stage.eval().to(device)
     if plan.precision == "bfloat16":
         stage = InBfloat16(stage)
-    held = [*stage.parameters(), *stage.buffers()]
-    param_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held)
-    return make_runner(stage, device, plan, stage_index), param_bytes
+    return make_runner(stage, device, plan, stage_index), _held_bytes(stage)
+
+
+def _held_bytes(stage: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*stage.parameters(), *stage.buffers()))
 
 
 def _settle(threads: int) -> None:

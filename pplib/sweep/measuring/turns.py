@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pplib.config import Configuration
-from pplib.errors import ParetoPipeError, TrialError
+from pplib.errors import NoRoomError, ParetoPipeError, TrialError
 from pplib.grid import loading_torch
 from pplib.links import HopMeasurement, LinkProfile, LinkRecord
 from pplib.pipeline.coordinator.client import WorkerLost
@@ -160,7 +160,8 @@ class Measurement:
 
     def _count(self, part: _Part, trial: Trial, error: ParetoPipeError | None) -> None:
         self._failed += 1 if error else 0
-        part.failures = part.failures + 1 if error else 0
+        if not _is_of_the_cut(error):
+            part.failures = part.failures + 1 if error else 0
         self._losses = self._losses + 1 if isinstance(error, WorkerLost) else 0
         if error and part.failures >= self._allowed:
             told = type(error)(
@@ -182,6 +183,11 @@ class Measurement:
         done = self._total - len(self._remaining) - (1 if trial else 0)
         repeat = trial.repeat if trial else -1
         self._tell(State(doing=doing, done=done, total=self._total, failed=self._failed, repeat=repeat))
+
+
+def _is_of_the_cut(error: ParetoPipeError | None) -> bool:
+    """Whether a device had no memory for its stage: another cut may do, however many do not."""
+    return NoRoomError.__name__ in getattr(error, "__notes__", [])
 
 
 def device_names(experiment: Experiment) -> str:
