@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 OBJECTIVES = {"latency_s": "min", "throughput_img_s": "max"}
 """What a front is about where nothing else is asked for: column -> the better direction."""
 
-PREDICTABLE = ("latency_s", "response_s", "throughput_img_s")  # by the pipeline model
-ENERGY = "energy_per_image_j"
+PREDICTABLE, ENERGY = ("latency_s", "response_s", "throughput_img_s"), "energy_per_image_j"  # by the pipeline model
 PREDICTED = (*PREDICTABLE, ENERGY)  # of cuts that nobody has measured; energy where the powers of devices are known
 """Columns that are predicted of cuts which nobody has measured."""
 
@@ -105,7 +104,10 @@ COLUMNS = (
     Column("latency_p99_s", "99th percentile of the same; empty below 662 microbatches", "latency, 99th percentile"),
     Column("response_s", "median, from the same start until the output is back at the first device; one clock"),
     Column("response_p90_s", "90th percentile of the same; empty below 64 microbatches", "response, 90th percentile"),
-    Column("throughput_img_s", "images per second at the end of the last stage: (n - 1) batches over n ends"),
+    Column(
+        "throughput_img_s",
+        "images per second at the end of the last stage, over whole bunches of in_flight",
+    ),
     Column("bound_img_s", "what the busiest stage, hop or way back allows: batch_size over its mean busy time"),
     Column("efficiency", "throughput_img_s / bound_img_s"),
     Column("bottleneck", "which that is: stage i, hop i or return"),

@@ -38,7 +38,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     before them, and `cooldown` after them, so that the pipeline is as full for the last as for the first.
 
     `max_trial_s` ends a trial over a slow link about then, with fewer images, but at least
-    `LEAST_MICROBATCHES` measured microbatches; the record says how many (`num_microbatches`).
+    `LEAST_MICROBATCHES` measured ones, or one more than are in flight; the record says how many, `num_microbatches`.
 
     `partition_points`: all; a list; even, units shared out equally; auto, the cut that profiles of the devices and the
     link predict to be best; plan, cuts chosen round after round, until no other may be on the front with 95 %, or
@@ -109,8 +109,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def least_microbatches(self) -> int:
-        """All microbatches of the shortest trial."""
-        return WARMUP_MICROBATCHES + min(LEAST_MICROBATCHES, self.num_microbatches) + self.cooldown
+        """All microbatches of the shortest trial: those measured make a whole bunch after the first, see `counted`."""
+        measured = max(LEAST_MICROBATCHES, self.in_flight + 1)
+        return WARMUP_MICROBATCHES + min(measured, self.num_microbatches) + self.cooldown
 
     @property
     def link_profile(self) -> LinkProfile:

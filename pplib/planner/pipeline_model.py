@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pplib.analysis.trials.timeline import counted
 from pplib.errors import FrameError
 
 Array = NDArray[np.float64]
@@ -101,16 +102,16 @@ def predict(
         )
     after = times.in_flight - 1 if cooldown is None else cooldown
     part = _arrays(times, warmup + num_microbatches + after)
-    measured = slice(warmup, warmup + num_microbatches)
-    admitted, done, returned = (moments[:, measured] for moments in _passed(times, part))
+    end = warmup + num_microbatches
+    count = counted(num_microbatches, times.in_flight)
+    admitted, done, returned = (moments[:, warmup:end] for moments in _passed(times, part))
     names = ("compute_s", "busy_s", "encode_s", "decode_s", "return_busy_s")
-    # Throughput spans the completions after the first.
-    busy = np.concatenate([part[name] for name in names])[:, measured][:, 1:].mean(axis=1)
+    busy = np.concatenate([part[name] for name in names])[:, end - count : end].mean(axis=1)
     with np.errstate(divide="ignore"):
         return Performance(
             latency_s=np.median(done - admitted, axis=1),
             response_s=np.median(returned - admitted, axis=1),
-            throughput_img_s=(num_microbatches - 1) * times.batch_size / (done[:, -1] - done[:, 0]),
+            throughput_img_s=count * times.batch_size / (done[:, -1] - done[:, -1 - count]),
             bound_img_s=times.batch_size / busy.max(axis=0),
             bottleneck=busy.argmax(axis=0),
         )

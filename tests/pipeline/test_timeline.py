@@ -84,6 +84,17 @@ def test_every_column_of_a_timeline_worked_by_hand():
     assert got["clock_error_s"] == 0
 
 
+@pytest.mark.parametrize("shift", range(3))
+def test_microbatches_that_pass_in_bunches_are_counted_in_whole_bunches_wherever_the_first_one_falls(shift):
+    """Three every 3 s, close behind each other, as over a link where TCP waits for what was lost: one per second."""
+    ends = np.array([3.0 * (i // 3) + 0.1 * (i % 3) for i in range(30)])[shift:]
+    first = stage(0, [0] * len(ends), ends - 1, ends - 1, ends - 0.9, ends - 0.9)
+    last = stage(1, [0] * len(ends), ends - 0.8, ends - 0.05, ends, ends)
+    for measured in (slice(3, 7), slice(3, 8), slice(3, 14), slice(3, None)):
+        got = measure([first, last], ends + 0.01, measured, 1, in_flight=3)
+        assert got["throughput_img_s"] == pytest.approx(1.0), measured
+
+
 @pytest.mark.parametrize(("count", "known"), [(63, []), (64, ["p90"]), (661, ["p90"]), (662, ["p90", "p99"])])
 def test_a_percentile_is_told_where_the_microbatches_are_enough_and_the_largest_always(count, known):
     starts = np.arange(count) * 10.0

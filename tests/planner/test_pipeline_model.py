@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pplib.analysis.trials.timeline import Parts
+from pplib.analysis.trials.timeline import Parts, measure
 from pplib.errors import FrameError
+from pplib.links import Direction, LinkProfile
 from pplib.planner.pipeline_model import PipelineTimes, part_names, pass_through, predict
 from pplib.records import StageTimeline
 
@@ -31,9 +32,17 @@ def typical(*rows):
     return np.maximum(np.median(np.array(rows), axis=1), 0.0)[None]
 
 
+def stages_of(case):
+    """The timelines of a recorded pipeline."""
+    return [
+        StageTimeline(stage_index=i, device="", copy_s=[0.0] * len(one["ready_s"]), **one)
+        for i, one in enumerate(case["timelines"])
+    ]
+
+
 def times_of(case):
     """The times of a recorded pipeline: parts as they were for each microbatch, hand-overs as they usually were."""
-    stages = [StageTimeline(stage_index=i, device="", copy_s=[], **one) for i, one in enumerate(case["timelines"])]
+    stages = stages_of(case)
     delay_s, in_flight = case["delay_s"], case["in_flight"]
     parts = Parts(stages, propagation_s=delay_s)
     names = ("ready_s", "received_s", "compute_start_s", "compute_end_s", "send_start_s")
@@ -70,9 +79,18 @@ def times_of(case):
 
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: f"{case['what']}, {case['in_flight']} in flight")
 def test_the_parts_of_a_recorded_pipeline_make_its_latency_response_and_throughput(case):
-    count = len(case["returned_s"]) - case["warmup"] - case["cooldown"]
-    predicted = predict(times_of(case), count, case["warmup"], case["cooldown"])
-    measured = case["metrics"]
+    begin, end = case["warmup"], len(case["returned_s"]) - case["cooldown"]
+    predicted = predict(times_of(case), end - begin, begin, case["cooldown"])
+    way = Direction(delay_s=case["delay_s"])
+    measured = measure(
+        stages_of(case),
+        case["returned_s"],
+        slice(begin, end),
+        case["batch_size"],
+        LinkProfile(name="x", forward=way, backward=way),
+        in_flight=case["in_flight"],
+    )
+    assert measured["latency_s"] == pytest.approx(case["metrics"]["latency_s"], rel=1e-4), "as recorded"
     assert predicted.latency_s[0] == pytest.approx(measured["latency_s"], rel=0.01)
     assert predicted.response_s[0] == pytest.approx(measured["response_s"], rel=0.01)
     assert predicted.throughput_img_s[0] == pytest.approx(measured["throughput_img_s"], rel=0.01)

@@ -78,6 +78,7 @@ def measure(
     batch_size: int,
     link: LinkProfile = UNSHAPED,
     return_hops: int = 1,
+    in_flight: int = 1,
 ) -> dict[str, float | str | None]:
     """Every timing column of one trial, over the `measured` microbatches.
 
@@ -85,8 +86,7 @@ def measure(
     where the microbatches are too few, see `microbatches_needed`); the parts
     (`stage{i}_compute_s`, `stage{i}_queue_s`, `hop{i}_encode_s`, `hop{i}_queue_s`, `hop{i}_transfer_s`,
     `hop{i}_decode_s`) are means, and add up to `latency_mean_s`. `throughput_img_s` counts completions at the last
-    stage;
-    `bound_img_s` is what the busiest stage or hop allows, over the same microbatches.
+    stage, see `counted`; `bound_img_s` is what the busiest stage or hop allows, over the same microbatches.
     A hop's propagation delay, as its `link` profile has it, is part of a transfer but keeps nobody
     else waiting, so it is not in the bound. The result crosses `return_hops` links on its way back, one
     after the other; a microbatch is in flight until it has, so the "return" bounds throughput as a hop does.
@@ -98,16 +98,17 @@ def measure(
     admitted, done, returned, sent_back = _arrays(first.received_s, last.compute_end_s, returned_s, last.send_start_s)
     carried = np.concatenate([[-np.inf], returned[:-1]]) - link.backward.delay_s * return_hops
     way_back = (returned - np.minimum(np.maximum(sent_back, carried), returned))[measured]
+    begin, end, _ = measured.indices(len(done))
+    count = counted(end - begin, in_flight)
+    throughput = count * batch_size / float(done[end - 1] - done[end - 1 - count])
     admitted, done, returned = admitted[measured], done[measured], returned[measured]
     latency, response = done - admitted, returned - admitted
-    # Throughput spans the completions after the first, so the bound takes those microbatches too.
-    busy = {f"stage {i}": float(one[1:].mean()) for i, one in enumerate(parts.compute)}
-    busy |= {f"hop {i}": float(one[1:].mean()) for i, one in enumerate(parts.busy)}
-    busy |= {f"encode {i}": float(one[1:].mean()) for i, one in enumerate(parts.encode)}
-    busy |= {f"decode {i}": float(one[1:].mean()) for i, one in enumerate(parts.decode)}
-    busy["return"] = float((way_back - link.backward.delay_s * return_hops)[1:].mean())
+    busy = {f"stage {i}": float(one[-count:].mean()) for i, one in enumerate(parts.compute)}
+    busy |= {f"hop {i}": float(one[-count:].mean()) for i, one in enumerate(parts.busy)}
+    busy |= {f"encode {i}": float(one[-count:].mean()) for i, one in enumerate(parts.encode)}
+    busy |= {f"decode {i}": float(one[-count:].mean()) for i, one in enumerate(parts.decode)}
+    busy["return"] = float((way_back - link.backward.delay_s * return_hops)[-count:].mean())
     bottleneck = max(busy, key=lambda name: busy[name])
-    throughput = (len(done) - 1) * batch_size / float(done[-1] - done[0])
     bound = batch_size / busy[bottleneck]
     metrics: dict[str, float | str | None] = {
         "latency_s": float(np.median(latency)),
@@ -139,6 +140,20 @@ def measure(
     metrics["return_transfer_s"] = float(way_back.mean())
     metrics["return_clock_error_s"] = metrics["clock_error_s"] = first.clock_error_s + last.clock_error_s
     return metrics
+
+
+def counted(num_microbatches: int, in_flight: int) -> int:
+    """Of how many microbatches, the last ones of those that are measured, the time between completions is taken.
+
+    What bounds a pipeline may let microbatches pass in bunches of `in_flight`, the first of a bunch late and the others
+    close behind it, as over a link where TCP waits for what was lost: after the first one that is measured, whole
+    bunches are counted, where there is one.
+
+    >>> counted(32, 1), counted(32, 3), counted(4, 3), counted(3, 3), counted(2, 3)
+    (31, 30, 3, 2, 1)
+    """
+    most = num_microbatches - 1
+    return most - most % in_flight if most >= in_flight else most
 
 
 def microbatches_needed(share: float) -> int:

@@ -119,7 +119,7 @@ def _metrics(experiment: Experiment, plan: PipelinePlan, stages: Sequence[Prepar
     return_hops = experiment.testbed.return_hops(config.num_stages)
     hops = range(config.num_stages - 1)
     return {
-        **measure(run.timelines, run.returned_s, measured, config.batch_size, profile, return_hops),
+        **measure(run.timelines, run.returned_s, measured, config.batch_size, profile, return_hops, config.in_flight),
         **asdict(found),
         "activation_bytes": float(sum(plan.tensors[i + 1].num_bytes for i in hops)),
         "payload_bytes": float(sum(run.payload_bytes)),
