@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from pplib.config import Configuration
@@ -37,8 +38,9 @@ class _Part:
 
 
 class LinkSeen(NamedTuple):
-    """A link as it was measured last: its hops, and what was wrong with it."""
+    """A link as it was measured last: the file of the session whose it is, its hops, and what was wrong with it."""
 
+    session: Path
     profile: LinkProfile
     hops: list[HopMeasurement]
     wrong: str
@@ -58,7 +60,7 @@ class Measurement:
         tell: says what is being done.
         failed: see `Failed`.
         allowed: so many failures of a configuration in a row end it.
-        seen: the link after the trials of the round before, on the same workers: it is not measured again.
+        seen: the link after the trials of the round before: in the same session it is not measured again.
 
     Attributes:
         seen: the link after these trials; None where a worker was lost at their end.
@@ -112,7 +114,7 @@ class Measurement:
         waiting = [part.experiment.link for part in self._parts.values() if part.unsettled]
         profile = (waiting or [self._parts[name].experiment.link for name, _ in self._remaining[:1]])[0]
         seen, self.seen = self.seen, None
-        if seen and seen.profile == profile and not seen.wrong and not waiting:
+        if seen and (seen.session, seen.profile, seen.wrong) == (session.path, profile, "") and not waiting:
             session.set_link(profile)
             before, wrong = seen.hops, ""
         else:
@@ -141,7 +143,7 @@ class Measurement:
             follows = [(self._parts[one].experiment.link, other.repeat) for one, other in self._remaining[:1]]
             if follows != [(profile, trial.repeat)] and (profile.shaped or not follows):
                 before, wrong = self._measured_link(session, coordinator, profile)
-        self.seen = LinkSeen(profile, before, wrong)
+        self.seen = LinkSeen(session.path, profile, before, wrong)
 
     def _measured_link(
         self, session: Session, coordinator: Coordinator, profile: LinkProfile
