@@ -55,16 +55,16 @@ class StageBuilder:
                 start = time.monotonic()
                 runner, param_bytes = make_stage(stage, plan, stage_index, self._device, self._threads)
             else:
+                if self._device == "cpu":
+                    check_room(stage.param_bytes, f"stage {stage_index}")
                 start = time.monotonic()
-                runner, param_bytes = self._opened(stage, out, f"stage {stage_index}")
+                runner, param_bytes = self._opened(stage, out)
         return BuiltStage(plan, stage_index, runner, param_bytes, build_s=time.monotonic() - start)
 
-    def _opened(self, stage: ExportedStage, out: TensorSpec, what: str) -> tuple[Runner, int]:
+    def _opened(self, stage: ExportedStage, out: TensorSpec) -> tuple[Runner, int]:
         """A graph of another runtime."""
         if not stage.graph:
             return (PausingRunner(stage.pause_s) if stage.pause_s else ExportedRunner(None, out)), 0
-        if self._device == "cpu":
-            check_room(stage.param_bytes, what)
         weights = verified_weights(stage.weights_sha256)
         place = Place(self._threads, self._device, stage.precision)
         opened = runtime(stage.runtime).open_stage(stage.graph, weights.path.parent, place)
