@@ -49,6 +49,7 @@ COLUMNS = (
     Column("cpu", "their processors"),
     Column("gpu", "their accelerators"),
     Column("torch", "their versions of PyTorch"),
+    Column("congestion_control", "by what TCP of each finds its pace: cubic, bbr, ..."),
     Column("device_torch_devices", "what each computes on"),
     Column("device_threads", "threads inside one operation, on each"),
     Column("device_slowdowns", "how much slower each was made; above 1 the row is `emulated`"),

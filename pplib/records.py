@@ -198,6 +198,7 @@ def _ran_on(record: TrialRecord) -> dict[str, Any]:
         "cpu": each("cpu"),
         "gpu": each("gpu"),
         "torch": each("torch"),
+        "congestion_control": each("congestion_control"),
         "device_torch_devices": each("torch_device"),
         "device_threads": each("threads"),
         "device_slowdowns": each("slowdown"),

@@ -19,6 +19,7 @@ _DISTINGUISHING = (
     ("cpu", "CPU"),
     ("gpu", "GPU"),
     ("torch", "torch"),
+    ("congestion_control", "TCP"),
     ("link_tunnel", "tunnel"),
     ("link_requested_rtt_s", "requested round trip (s)"),
     ("link_requested_forward_bit_s", "requested forward rate (bit/s)"),

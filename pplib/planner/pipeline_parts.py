@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,10 @@ from pplib.planner.profiles.stage_times import StageTimes
 STAGES = Prior(level=0.1, alike=0.06, length=0.3)
 HOPS = Prior(level=0.3, alike=0.15, length=0.7)
 RATE_SD = 0.02
+# Of messages of less than rate x round trip: TCP, which then does not know the link's rate, spreads them over up to so
+# many round trips more, at 97.5 %; measured with BBR, see docs/measuring.md.
+PACED_ROUND_TRIPS = 0.3
+_SDS = 1.96  # to there
 
 
 @dataclass(frozen=True)
@@ -149,10 +154,17 @@ class Parts:
         """How long a hop, or the way back, is busy: (candidates,)."""
         seconds = carried_s(line, payload, way)
         share = np.where(seconds > line.at(payload), line.fixed_s / seconds, 1.0)  # of it that software takes
-        own_sd = np.hypot(line.log_sd * share, RATE_SD)
+        own_sd = np.hypot(np.hypot(line.log_sd * share, RATE_SD), self._paced_sd(seconds, payload, way))
         places = np.log10(np.maximum(payload, 1.0))[:, None]
         off = self.off(part_of, seconds, of, HOPS, own_sd, places, share)
         return np.asarray((seconds[:, None] * np.exp(off))[part_of].reshape(-1))
+
+    def _paced_sd(self, seconds: Array, payload: Array, way: Direction) -> Array:
+        """How far TCP's pace may have messages take longer, log."""
+        round_trip_s = self._pipeline.link.forward.delay_s + self._pipeline.link.backward.delay_s
+        under_way = math.inf if way.rate_bit_s is None else way.rate_bit_s / 8 * round_trip_s
+        longer_s = np.where(payload < under_way, PACED_ROUND_TRIPS * round_trip_s, 0.0)
+        return np.asarray(np.log1p(longer_s / seconds) / _SDS)
 
 
 def _less(measured: Measured, delay_s: float) -> Measured:

@@ -24,7 +24,7 @@ from pplib.runtimes import EAGER, check_offered
 from pplib.sweep.results import trial_files
 from pplib.testbed.shipping.model_code import model_code
 
-_HARDWARE = ("cpu", "machine", "gpu", "logical_cpus", "memory_bytes", "torch")
+_HARDWARE = ("cpu", "machine", "gpu", "logical_cpus", "memory_bytes", "torch", "congestion_control")
 _MEMORY_TOLERANCE = 0.05  # kernels keep a little more or less to themselves
 
 

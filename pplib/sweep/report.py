@@ -175,6 +175,7 @@ def _ran_on(folder: Path, summary: pd.DataFrame) -> str:
     devices = "; ".join(
         f"{one['name']}: {one['cpu']}, {one['threads']} thread(s) on core(s) {one['cores']}, {one['torch_device']}"
         + (f", emulated {one['slowdown']:g} times slower" if one["emulated"] else "")
+        + (f", TCP {one['congestion_control']}" if "congestion_control" in one else "")
         for one in record.devices
     )
     version = record.environment

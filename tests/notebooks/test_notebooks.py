@@ -90,6 +90,8 @@ def test_the_sweep_notebook_leaves_one_whole_record_per_trial(executed):
     assert [len(stage.received_s) for stage in record.timelines] == [record.warmup + 4 + record.cooldown] * 2
     assert record.environment["torch"]
     assert {device["name"] for device in record.devices} == {"device-0", "device-1"}
+    if (setting := Path("/proc/sys/net/ipv4/tcp_congestion_control")).exists():
+        assert {device["congestion_control"] for device in record.devices} == {setting.read_text().strip()}
 
 
 def test_the_analysis_leaves_a_report_the_charts_and_the_summary(executed):

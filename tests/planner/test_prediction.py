@@ -67,6 +67,20 @@ def test_a_link_adds_its_delay_and_the_longer_of_its_rate_and_what_software_take
     assert same.tolist() == pytest.approx(bare["predicted_latency_s"].tolist())
 
 
+def test_what_tcp_may_make_of_small_messages_over_a_long_link_is_in_the_interval_of_those_alone():
+    def width(delay_s, rate_bit_s):
+        way = Direction(delay_s=delay_s, rate_bit_s=rate_bit_s)
+        one = pipeline(link=LinkProfile(name="x", forward=way, backward=way))
+        found = predict_cuts(one, CUTS)
+        return (found["predicted_latency_s_high"] - found["predicted_latency_s"]).to_numpy()
+
+    small = np.array(SIZES) < 1e8 / 8 * 0.4
+    assert small.any() and not small.all()
+    more = width(0.2, 1e8) - width(0.0, 1e8)
+    assert (more[small] > 0.05).all() and (more[small] < 0.2).all()
+    assert (abs(more[~small]) < 0.03).all()  # what else is expected to be off is a share of the whole
+
+
 def test_with_two_in_flight_the_busiest_part_sets_the_rate_and_is_named():
     found = predict_cuts(pipeline(in_flight=3), CUTS).set_index("partition_label")
     row = found.loc["P2"]

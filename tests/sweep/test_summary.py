@@ -117,6 +117,11 @@ def test_what_a_trial_ran_on_is_in_columns(write, tmp_path):
         ({"devices": "x/pi-pi.yaml"}, {"devices": "pi-gpu.yaml"}, {"devices pi-pi", "devices pi-gpu"}),
         ({}, {"host": {"cpu": "b"}}, {"CPU a CPU + a CPU", "CPU b + b"}),
         ({}, {"host": {"torch": "2.10"}}, {"torch 2.9.1 + 2.9.1", "torch 2.10 + 2.10"}),
+        (
+            {"host": {"congestion_control": "bbr"}},
+            {"host": {"congestion_control": "cubic"}},
+            {"TCP bbr + bbr", "TCP cubic + cubic"},
+        ),
         ({}, {"host": {"slowdown": 3.0}}, {"slowdown 1 + 1", "slowdown 3 + 3"}),
         ({}, {"environment": {"weights_sha256": "bb" * 32}}, {f"content of the weights {c * 8}" for c in "ab"}),
         (

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import runpy
+import socket
 import subprocess
 import sys
 import uuid
@@ -32,7 +33,7 @@ def boot_id() -> str:
 
 
 def describe_host(torch_device: str, threads: int) -> dict[str, str | int | float]:
-    """CPU, memory, versions and cores of this process.
+    """CPU, memory, versions, cores of this process, and how TCP finds its pace where it runs.
 
     Args:
         torch_device: as in the device file.
@@ -50,6 +51,7 @@ def describe_host(torch_device: str, threads: int) -> dict[str, str | int | floa
         "threads": threads,
         "cores": _cores(),
         "torch_device": torch_device,
+        "congestion_control": _congestion_control(),
     }
     if torch_device != "cpu":
         facts["gpu"] = gpu_name(torch_device)
@@ -134,6 +136,18 @@ def git_commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip()
+
+
+def _congestion_control() -> str:
+    """The algorithm that a new connection of this process has: cubic, bbr, ...; unknown where the system does not tell.
+
+    Over a link with a delay it decides how long a message of less than rate x round trip takes.
+    """
+    option = getattr(socket, "TCP_CONGESTION", None)
+    if option is None:
+        return "unknown"
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as one:
+        return one.getsockopt(socket.IPPROTO_TCP, option, 16).rstrip(b"\0").decode()
 
 
 def _cores() -> str:
