@@ -60,7 +60,7 @@ def main() -> int:
                         partition_points=options.cuts,
                         in_flight=options.in_flight,
                         batch_size=1,
-                        num_microbatches=12,
+                        num_images=12,
                         repeats=1,
                     )
                 parts.append(trials[trials["status"] == "ok"].assign(algorithm=name, turn=turn))
