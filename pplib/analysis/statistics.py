@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from pandas.api.typing import SeriesGroupBy
 
 from pplib.analysis.pareto import pareto_mask
 from pplib.analysis.required_columns import numeric_column, require_columns
@@ -100,10 +101,18 @@ def point_table(summary: pd.DataFrame) -> pd.DataFrame:
         added = [f"{name}_{end}" for name in RANGED for end in ("min", "max")] + ["repeats_ok", "repeats_failed"]
         kept = [name for name in trials.columns if name not in _NOT_MEASURED]
         return trials.reindex(columns=[*kept, *added])
-    rows = [_point_row(group) for _, group in trials.groupby(keys, dropna=False, sort=False)]
-    table = pd.DataFrame(rows)
-    first = [*keys, *[name for name in table.columns if name not in keys]]
-    return table[first].reset_index(drop=True)
+    point, good = trials.groupby(keys, dropna=False, sort=False).ngroup(), trials["status"] == "ok"
+    failed = ~good.groupby(point).transform("any")
+    told = trials[good | failed].groupby(point)
+    rows: dict[str, Any] = {str(name): values.tolist() for name, values in trials[keys].groupby(point).head(1).items()}
+    for name in [name for name in trials.columns if name not in (*keys, *_NOT_MEASURED)]:
+        rows[name] = _of_each(told[name], trials[name].dtype)
+    failed = failed.groupby(point).first()
+    for name in RANGED:
+        measured = trials[name].where(good).groupby(point)
+        rows |= {name: rows[name].mask(failed), f"{name}_min": measured.min(), f"{name}_max": measured.max()}
+    counts = {"repeats_ok": good.groupby(point).sum(), "repeats_failed": (~good).groupby(point).sum()}
+    return pd.DataFrame({**rows, **counts, "status": failed.map({False: "ok", True: "failed"}).tolist()})
 
 
 def representative_trials(summary: pd.DataFrame) -> pd.DataFrame:
@@ -182,28 +191,12 @@ def outdone_by_calm(summary: pd.DataFrame) -> pd.Series[bool]:
     return disturbed & calm.transform("any")
 
 
-def _point_row(group: pd.DataFrame) -> dict[str, Any]:
-    """The row of one point: `group` holds its repeats."""
-    good = group[group["status"] == "ok"]
-    row: dict[str, Any] = {}
-    for name in group.columns:
-        column = good[name] if len(good) else group[name]
-        if name in _NOT_MEASURED:
-            continue
-        if name in CONFIGURATION_KEYS or name == "partition_point":
-            row[name] = group[name].iloc[0]
-        elif pd.api.types.is_bool_dtype(column.dtype):
-            row[name] = bool(column.any())
-        elif pd.api.types.is_numeric_dtype(column.dtype):
-            row[name] = column.median()
-        else:
-            common = column.dropna().mode()
-            row[name] = common.iloc[0] if len(common) else None
-    for name in RANGED:
-        row[f"{name}_min"], row[f"{name}_max"] = good[name].min(), good[name].max()
-    row["repeats_ok"] = len(good)
-    row["repeats_failed"] = len(group) - len(good)
-    row["status"] = "ok" if len(good) else "failed"
-    if not len(good):
-        row.update({name: float("nan") for name in RANGED})
-    return row
+def _of_each(values: SeriesGroupBy[Any, Any], dtype: Any) -> Any:
+    """What the row of each point says of a column, from the repeats that it tells of."""
+    if pd.api.types.is_bool_dtype(dtype):
+        return values.any()
+    if pd.api.types.is_numeric_dtype(dtype):
+        return values.median()
+    if values.nunique().max() > 1:
+        return [next(iter(one.mode()), None) for _, one in values]
+    return values.first().astype("object").where(values.count() > 0, None).tolist()
