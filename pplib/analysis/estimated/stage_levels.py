@@ -80,13 +80,14 @@ class HashedTrials:
 
     def __init__(self, trials: pd.DataFrame) -> None:
         self.trials = trials
-        self._text = trials.to_csv()
+        rows = pd.util.hash_pandas_object(trials).to_numpy()  # 64 bits of each
+        self._content = tuple(trials.columns), rows.tobytes()
 
     def __hash__(self) -> int:
-        return hash(self._text)
+        return hash(self._content)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, HashedTrials) and self._text == other._text
+        return isinstance(other, HashedTrials) and self._content == other._content
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from pplib.analysis.estimated.estimates import Estimates, estimates, together
+from pplib.analysis.estimated.stage_levels import HashedTrials
 from pplib.analysis.pareto import DIRECTIONS, Mask, front_masks
 from pplib.analysis.repeats import POINT_KEYS, Numbers, point_name
 from pplib.analysis.required_columns import require_columns
@@ -59,19 +61,32 @@ def front_probability(
 
     Source: `estimates`; the use for fronts is ours.
     """
-    signs = _signs(objectives, indifference)
-    rows = []
-    for one in together(estimates(summary, list(objectives), resamples, seed), within):
+    _signs(objectives, indifference)
+    asked = tuple(objectives.items()), resamples, seed, indifference, tuple(within)
+    return _remembered(HashedTrials(summary), *asked).copy()
+
+
+@functools.lru_cache(maxsize=4)
+def _remembered(
+    of: HashedTrials,
+    objectives: tuple[tuple[str, str], ...],
+    resamples: int,
+    seed: int,
+    indifference: float,
+    within: tuple[str, ...],
+) -> pd.DataFrame:
+    names, signs, rows = [name for name, _ in objectives], _signs(dict(objectives), indifference), []
+    for one in together(estimates(of.trials, names, resamples, seed), within):
         on_front, share = _called(one, signs, indifference)
         for i, point in enumerate(one.points):
-            row = {**point.keys, **dict(zip(objectives, one.values[i].tolist(), strict=True))}
+            row = {**point.keys, **dict(zip(names, one.values[i].tolist(), strict=True))}
             row["on_front"] = bool(on_front[i])
             row["front_probability"] = float(share[i]) if point.count and one.freedom > 0 else float("nan")
             row["repeats_ok"] = point.count
             unknown = None if one.freedom > 0 else "noise unknown: one repeat of every point"
             row["front_note"] = unknown if point.count else "no ok repeat"
             rows.append(row)
-    added = [*objectives, "on_front", "front_probability", "repeats_ok", "front_note"]
+    added = [*names, "on_front", "front_probability", "repeats_ok", "front_note"]
     return pd.DataFrame(rows, columns=[*POINT_KEYS, *added]).astype({"on_front": bool})
 
 

@@ -84,7 +84,7 @@ def _panel(
     if len(levels) > 1:
         band = _between(surfaces[levels[0]], surfaces[levels[-1]], directions[0])
         shade = alt.Chart(band).mark_area(interpolate=step, color=tone, opacity=0.2)
-        layers.append(shade.encode(x=x, y=y, y2="y2:Q"))
+        layers.append(shade.encode(x=x, y=y, y2=alt.Y2("y2:Q")))
     for level in levels:
         line = alt.Chart(surfaces[level]).mark_line(
             interpolate=step,
@@ -92,7 +92,7 @@ def _panel(
             strokeWidth=2.4 if level == middle else 1,
             opacity=1 if level == middle else 0.8,
         )
-        layers.append(line.encode(x=x, y=y, order="x:Q"))
+        layers.append(line.encode(x=x, y=y, order=alt.Order("x:Q")))
         corners = rows[rows["level"] == level][["x", "y"]].assign(surface=words[level])
         tooltip = [
             alt.Tooltip("surface:N", title="attained by"),

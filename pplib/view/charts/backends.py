@@ -71,8 +71,8 @@ def _block(panel: Panel, colours: tuple[list[str], list[str]], width: int, heigh
                 alt.Tooltip("value:Q", title=measure.title, format=".4~g"),
             ]
             layers = alt.layer(
-                base.mark_rule().encode(y=alt.Y("low:Q", title=measure.title), y2="high:Q"),
-                base.mark_line(strokeWidth=1.5, opacity=0.7).encode(y=value, order="rank:Q"),
+                base.mark_rule().encode(y=alt.Y("low:Q", title=measure.title), y2=alt.Y2("high:Q")),
+                base.mark_line(strokeWidth=1.5, opacity=0.7).encode(y=value, order=alt.Order("rank:Q")),
                 base.mark_point(filled=True, size=45).encode(y=value, tooltip=tooltip),
             )
             step = {"width": max(width, 26 * len(order)), "height": height}

@@ -193,9 +193,9 @@ def front_panel(
         x=x(), y=y(), color=colour, tooltip=tooltip, shape=_shapes(domain, legend, shapes), **pale, **size
     )
     layers = [
-        ranges.encode(x=x("x_min"), x2="x_max:Q", y=y(), color=colour),
-        ranges.encode(x=x(), y=y("y_min"), y2="y_max:Q", color=colour),
-        stairs.encode(x=x(), y=y(), color=colour, order="x:Q"),
+        ranges.encode(x=x("x_min"), x2=alt.X2("x_max:Q"), y=y(), color=colour),
+        ranges.encode(x=x(), y=y("y_min"), y2=alt.Y2("y_max:Q"), color=colour),
+        stairs.encode(x=x(), y=y(), color=colour, order=alt.Order("x:Q")),
     ]
     if chosen is not None:
         # Below the marks, which are to be pointed at.
@@ -232,7 +232,7 @@ def _names(
         chosen = text[text["on_front"] == strong]
         if chosen.empty:
             continue
-        base = alt.Chart(chosen).encode(x=x, y=y, text="partition_label:N")
+        base = alt.Chart(chosen).encode(x=x, y=y, text=alt.Text("partition_label:N"))
         style: dict[str, Any] = {
             "fontSize": 11 if strong else 10,
             "fontWeight": "bold" if strong else "normal",
@@ -241,7 +241,7 @@ def _names(
         }
         # White below the letters: range bars and stairs run behind them.
         layers.append(base.mark_text(**style, stroke="white", strokeWidth=3, strokeJoin="round").encode())
-        layers.append(base.mark_text(**style).encode(color=colour if strong else alt.value("#666666")))
+        layers.append(base.mark_text(**style).encode(color=colour if strong else alt.ColorValue("#666666")))
     return layers
 
 

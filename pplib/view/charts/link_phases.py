@@ -63,12 +63,10 @@ def _panel(
     y = alt.Scale(type="log", domain=[delay[0], delay[-1]], nice=False)
     at_x = alt.X("rate:Q", scale=x, title="rate, both ways (Mbit/s), log scale", axis=alt.Axis(values=_tens(rate)))
     at_y = alt.Y("delay:Q", scale=y, title="one-way delay (ms), log scale", axis=alt.Axis(values=_tens(delay)))
-    areas = areas.encode(
-        x=at_x, x2="rate2:Q", y=at_y, y2="delay2:Q", color=colour[0], stroke=colour[1], tooltip=["cut:N"]
-    )
-    names = alt.Chart(pd.DataFrame([_middle(one, i) for i in range(len(one.labels))])).encode(
-        x=at_x, y=at_y, text="cut:N"
-    )
+    until = alt.X2("rate2:Q"), alt.Y2("delay2:Q")
+    areas = areas.encode(at_x, at_y, *until, *colour, alt.Tooltip("cut:N"))
+    names = alt.Chart(pd.DataFrame([_middle(one, i) for i in range(len(one.labels))]))
+    names = names.encode(at_x, at_y, alt.Text("cut:N"))
     middle = float(np.sqrt(rate[0] * rate[-1]))
     marks = pd.DataFrame(
         {
@@ -84,8 +82,8 @@ def _panel(
             base = alt.Chart(some).encode(x=at_x, y=at_y)
             beside: dict[str, Any] = {"align": "right" if right else "left", "dx": -9 if right else 9, "dy": -7}
             point = base.mark_point(filled=True, color="black", stroke="white", strokeWidth=1.5, size=90, opacity=1)
-            layers += [point.encode(tooltip=["link:N", "rate:Q", "delay:Q"])]
-            layers += _written(base.encode(text="link:N"), fontSize=12, **beside)
+            layers += [point.encode(tooltip=[alt.Tooltip(name) for name in ("link:N", "rate:Q", "delay:Q")])]
+            layers += _written(base.encode(alt.Text("link:N")), fontSize=12, **beside)
     return alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=alt.TitleParams(title, anchor="start"))
 
 
