@@ -20,14 +20,14 @@ sweep: $(STAMP)
 # A test that fails on a busy machine is run once more, with nothing beside it: what fails again has failed.
 AGAIN = { [ $$? -eq 1 ] && echo "failed once, run again alone:" && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -x; }
 
-SPREAD = --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10
-# Only files with such tests are collected: all of them take ten seconds, in each process.
+# Four at a time also on two cores: half of the time tests wait.
+SPREAD = -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10
+# Only files with such tests are collected: all of them take ten seconds.
 MARKED = $(shell grep -rlF 'pytest.mark.$(1)' tests --include='test_*.py')
 # Compiled files are kept: the tests start a hundred processes.
 test: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	@$(BIN)/python -m pytest -m "not (alone or waits)" -n auto --maxprocesses 4 $(SPREAD) || $(AGAIN)
-	@$(BIN)/python -m pytest -m waits -n 3 $(SPREAD) $(call MARKED,waits) || $(AGAIN)
+	@$(BIN)/python -m pytest -m "not alone" $(SPREAD) || $(AGAIN)
 	@$(BIN)/python -m pytest -m alone --durations 10 $(call MARKED,alone) || $(AGAIN)
 
 QUICK = tests/analysis tests/view tests/vocabulary tests/test_project.py tests/test_command.py pplib/analysis pplib/view

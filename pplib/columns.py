@@ -105,10 +105,7 @@ COLUMNS = (
     Column("latency_p99_s", "99th percentile of the same; empty below 662 microbatches", "latency, 99th percentile"),
     Column("response_s", "median, from the same start until the output is back at the first device; one clock"),
     Column("response_p90_s", "90th percentile of the same; empty below 64 microbatches", "response, 90th percentile"),
-    Column(
-        "throughput_img_s",
-        "images per second at the end of the last stage, over whole bunches of in_flight",
-    ),
+    Column("throughput_img_s", "images per second at the end of the last stage, over whole bunches of in_flight"),
     Column("bound_img_s", "what the busiest stage, hop or way back allows: batch_size over its mean busy time"),
     Column("efficiency", "throughput_img_s / bound_img_s"),
     Column("bottleneck", "which that is: stage i, hop i or return"),
