@@ -119,7 +119,7 @@ def estimates(summary: pd.DataFrame, columns: Sequence[str], resamples: int = 20
     return _remembered(HashedTrials(sorted_trials(summary)), tuple(columns), resamples, seed)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _remembered(summary: HashedTrials, columns: tuple[str, ...], resamples: int, seed: int) -> list[Estimates]:
     trials = summary.trials
     levels = remembered_levels(summary, resamples, seed)

@@ -90,7 +90,7 @@ class HashedTrials:
         return isinstance(other, HashedTrials) and self._content == other._content
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def remembered_levels(trials: HashedTrials, resamples: int, seed: int) -> StageLevels:
     """See `stage_levels`."""
     return stage_levels(trials.trials, resamples, seed)

@@ -66,7 +66,7 @@ def front_probability(
     return _remembered(HashedTrials(summary), *asked).copy()
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _remembered(
     of: HashedTrials,
     objectives: tuple[tuple[str, str], ...],
