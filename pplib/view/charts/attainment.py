@@ -13,7 +13,7 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS
 from pplib.columns import OBJECTIVES, Quantity, direction, quantity
 from pplib.errors import FrameError
 from pplib.view.layout.labels import Axis, axis_over
-from pplib.view.layout.series import palette, panels, scale_of, series_of, title_on
+from pplib.view.layout.series import labels_on, palette, panels, scale_of, series_of, title_on
 
 
 def attainment_chart(
@@ -77,8 +77,8 @@ def _panel(
     surfaces = {level: _stairs(rows[rows["level"] == level], axes, directions) for level in levels}
     middle = min(levels, key=lambda level: abs(level - 0.5))
     words = {level: _level(level, rows) for level in levels}
-    x = alt.X("x:Q", title=title_on(measures[0], axes[0]), scale=scale_of(axes[0]))
-    y = alt.Y("y:Q", title=title_on(measures[1], axes[1]), scale=scale_of(axes[1]))
+    x = alt.X("x:Q", title=title_on(measures[0], axes[0]), scale=scale_of(axes[0]), axis=labels_on(axes[0]))
+    y = alt.Y("y:Q", title=title_on(measures[1], axes[1]), scale=scale_of(axes[1]), axis=labels_on(axes[1]))
     step: Literal["step-after", "step-before"] = "step-after" if directions[0] == "min" else "step-before"
     layers: list[alt.Chart] = []
     if len(levels) > 1:

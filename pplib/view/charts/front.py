@@ -14,9 +14,8 @@ from pplib.analysis.statistics import CONFIGURATION_KEYS, fronts
 from pplib.columns import INDIFFERENCE, OBJECTIVES, Quantity, direction, quantity
 from pplib.errors import FrameError
 from pplib.view.layout.labels import Axis, axis_over, place_labels
-from pplib.view.layout.series import Panel, bar_ends, palette, panels, scale_of, title_on, with_series
+from pplib.view.layout.series import Panel, bar_ends, labels_on, palette, panels, scale_of, title_on, with_series
 
-_APART = alt.Axis(labelSeparation=5)
 _SIZE = 70
 _SHAPES = {"socket": "circle", "rpc": "diamond", "gloo": "triangle-up"}  # of backends
 _SIZES = alt.Legend(title="share of resamples on the front", orient="bottom", format=".0%", values=[0, 0.25, 0.5, 1])
@@ -152,10 +151,10 @@ def front_panel(
     data = rows.drop(columns=[*CONFIGURATION_KEYS, "stairs"])
 
     def x(field: str = "x") -> alt.X:
-        return alt.X(f"{field}:Q", title=title_on(measures[0], x_axis), scale=scale_of(x_axis), axis=_APART)
+        return alt.X(f"{field}:Q", title=title_on(measures[0], x_axis), scale=scale_of(x_axis), axis=labels_on(x_axis))
 
     def y(field: str = "y") -> alt.Y:
-        return alt.Y(f"{field}:Q", title=title_on(measures[1], y_axis), scale=scale_of(y_axis), axis=_APART)
+        return alt.Y(f"{field}:Q", title=title_on(measures[1], y_axis), scale=scale_of(y_axis), axis=labels_on(y_axis))
 
     legend = None if label_all else alt.Legend(title=None, orient="bottom", columns=4, labelLimit=300, symbolOpacity=1)
     colour = alt.Color("series:N", scale=alt.Scale(domain=domain, range=tones), legend=legend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -107,6 +108,32 @@ def scale_of(axis: Axis) -> alt.Scale:
     if axis.log:
         return alt.Scale(type="log", domain=[axis.low, axis.high], nice=False)
     return alt.Scale(domain=[axis.low, axis.high], zero=False, nice=False)
+
+
+def log_ticks(axis: Axis) -> list[float]:
+    """Where a logarithmic axis has its labels: as few round numbers as tell the scale; [] if it is not, or is so short.
+
+    >>> log_ticks(Axis(0.3, 5.2, 300, log=True)), log_ticks(Axis(2, 31_000, 300, log=True))
+    ([0.5, 1.0, 2.0, 5.0], [10.0, 100.0, 1000.0, 10000.0])
+    """
+    if not axis.log:
+        return []
+    tens = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)))
+    for steps in ((1,), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)):
+        found = [float(f"{step}e{ten}") for ten in tens for step in steps]
+        if len(shown := [one for one in found if axis.low <= one <= axis.high]) >= _LEAST_LABELS:
+            return shown
+    return []
+
+
+_LEAST_LABELS = 4
+
+
+def labels_on(axis: Axis) -> alt.Axis:
+    """The labels of an axis; of a logarithmic one Vega would leave out what is near another, be it the 1."""
+    if ticks := log_ticks(axis):
+        return alt.Axis(labelSeparation=5, values=ticks, format=",.6~g")
+    return alt.Axis(labelSeparation=5)
 
 
 def title_on(measure: Quantity, axis: Axis) -> str:
