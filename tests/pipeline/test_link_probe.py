@@ -15,7 +15,7 @@ from pplib.pipeline.wire.messages import Probe
 from pplib.pipeline.worker import link_probe
 
 
-def streamed(settle_s, window_s, pause_s=0.0):
+def streamed(settle_s, window_s, pause_s=0.0, enough_bytes=None):
     """The goodput that is told of a stream within this machine, how long it took, and how many bytes were sent."""
     ends, sent = [Connection(one, "peer") for one in socket.socketpair()], []
 
@@ -30,7 +30,7 @@ def streamed(settle_s, window_s, pause_s=0.0):
     sender.start()
     request = Probe(
         what="stream", leads=True, connects=True, run="r", stage_index=0, peer=("a", "1"), settle_s=settle_s,
-        window_s=window_s, ahead_bytes=None, timeout_s=60,
+        window_s=window_s, ahead_bytes=None, timeout_s=60, enough_bytes=enough_bytes,
     )  # fmt: skip
     begun = time.monotonic()
     goodput_bit_s = link_probe._receive_stream(ends[0], request, Deadline(60, "stream"))
@@ -41,15 +41,14 @@ def streamed(settle_s, window_s, pause_s=0.0):
     return goodput_bit_s, took_s, sum(sent)
 
 
-def test_a_fast_stream_ends_when_enough_has_come(monkeypatch):
-    monkeypatch.setattr(link_probe, "ENOUGH_BYTES", 1 << 22)
-    goodput_bit_s, took_s, sent = streamed(settle_s=50, window_s=50)
-    assert took_s < 50
-    assert sent >= (1 << 22) * 1.25
+def test_a_fast_stream_ends_when_enough_has_come_but_not_before_it_has_settled():
+    goodput_bit_s, took_s, sent = streamed(settle_s=0.3, window_s=50, enough_bytes=1 << 22)
+    assert 0.3 <= took_s < 50
+    assert sent >= 1 << 22
     assert goodput_bit_s >= (1 << 22) * 8 / took_s
 
 
 def test_a_slow_one_after_its_time():
-    goodput_bit_s, took_s, sent = streamed(settle_s=0.2, window_s=0.5, pause_s=0.02)
+    goodput_bit_s, took_s, sent = streamed(settle_s=0.2, window_s=0.5, pause_s=0.02, enough_bytes=1 << 30)
     assert took_s >= 0.7
     assert goodput_bit_s == pytest.approx(sent * 8 / took_s, rel=0.3)

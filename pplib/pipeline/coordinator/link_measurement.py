@@ -22,6 +22,7 @@ ATTEMPTS = 6  # half a minute in which the machine is busy with something else i
 SETTLE_S, WINDOW_S = 0.5, 1.5  # where a rate is to be verified
 SETTLE_ROUND_TRIPS, WINDOW_ROUND_TRIPS = 8, 4  # TCP needs some to find its pace
 LOSS_WINDOW_S = 4.0  # more where losses are to be counted
+ENOUGH_BYTES = 1 << 28  # to tell a goodput from, where there is no rate to be verified and no loss to be counted
 
 
 def measure_link(coordinator: Coordinator, profile: LinkProfile) -> list[HopMeasurement]:
@@ -70,7 +71,8 @@ def _measure_hop(coordinator: Coordinator, hop: tuple[int, int], profile: LinkPr
         wait, look = (SETTLE_S, WINDOW_S) if direction.rate_bit_s is not None else (SETTLE_S / 5, WINDOW_S / 5)
         look += LOSS_WINDOW_S if direction.loss else 0.0
         settle_s, window_s = wait + SETTLE_ROUND_TRIPS * rtt_s, look + WINDOW_ROUND_TRIPS * rtt_s
-        return _probe(coordinator, hop, "stream", leader, settle_s, window_s, _ahead_bytes(direction, rtt_s))
+        enough = None if direction.rate_bit_s is not None or direction.loss else ENOUGH_BYTES
+        return _probe(coordinator, hop, "stream", leader, settle_s, window_s, _ahead_bytes(direction, rtt_s), enough)
 
     sent, received = stream(there, profile.forward)
     received_back, sent_back = stream(here, profile.backward)
@@ -122,6 +124,7 @@ def _probe(
     settle_s: float,
     window_s: float,
     ahead_bytes: int | None = None,
+    enough_bytes: int | None = None,
 ) -> tuple[Probed, Probed]:
     run = uuid.uuid4().hex
     requests = [
@@ -135,6 +138,7 @@ def _probe(
             settle_s=settle_s,
             window_s=window_s,
             ahead_bytes=ahead_bytes,
+            enough_bytes=enough_bytes,
             timeout_s=settle_s + window_s + limits.LINK_MEASUREMENT_S,
         )
         for stage, other in (hop, hop[::-1])

@@ -77,7 +77,8 @@ class Probe(Message, frozen=True):
     """Measure the link to `peer` together with it; one of the two connects, one leads.
 
     echo: the leader asks, for `window_s` or 400 times, at least 9 times. stream: the leader receives,
-    for `settle_s` and then `window_s`, and the other end has no more than `ahead_bytes` on their way.
+    for `settle_s` and then `window_s`, or until `enough_bytes` have come in that, and the other end has no more than
+    `ahead_bytes` on their way.
     """
 
     what: Literal["echo", "stream"]
@@ -90,6 +91,7 @@ class Probe(Message, frozen=True):
     window_s: float
     ahead_bytes: int | None
     timeout_s: float
+    enough_bytes: int | None = None
 
 
 class CloseHops(Message, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import struct
 import time
 
@@ -17,8 +18,6 @@ from pplib.pipeline.worker.data_port import DataPort
 MOST_EXCHANGES, LEAST_EXCHANGES = 400, 9
 ECHO_BYTES = 64
 BLOCK_BYTES = 1 << 14
-ENOUGH_BYTES = 1 << 28
-"""To tell a goodput from; a quarter of it to find the pace: no link of less than 8 Gbit/s has them within the time."""
 _LAST = b"\1"
 
 
@@ -89,7 +88,7 @@ def _send_stream(connection: Connection, ahead_bytes: int | None, deadline: Dead
 def _receive_stream(connection: Connection, request: Probe, deadline: Deadline) -> float:
     """Goodput in bit/s: payload that came within `window_s`, after the `settle_s` in which TCP finds its pace.
 
-    Where a link is so fast that there are `ENOUGH_BYTES` before, that is it.
+    Where a link is so fast that there are `enough_bytes` before, that is it.
     """
     buffer = memoryview(bytearray(16 * BLOCK_BYTES))
     total, begun, marked = 0, 0, (0, 0)
@@ -101,13 +100,11 @@ def _receive_stream(connection: Connection, request: Probe, deadline: Deadline) 
             connection.send([bytes((total + got) // BLOCK_BYTES - total // BLOCK_BYTES)], deadline)
         total += got
         begun = begun or now
-        seen, since = total - marked[0], marked[1] or begun
-        enough = seen >= (ENOUGH_BYTES if marked[1] else ENOUGH_BYTES // 4)
-        if not enough and now - since < (request.window_s if marked[1] else request.settle_s) * 1e9:
-            continue
-        if marked[1]:
-            return seen * 8 / ((now - since) * 1e-9)
-        marked = (total, now)
+        seen = total - marked[0]
+        if not marked[1] and now - begun >= request.settle_s * 1e9:
+            marked = (total, now)
+        elif marked[1] and (now - marked[1] >= request.window_s * 1e9 or seen >= (request.enough_bytes or math.inf)):
+            return seen * 8 / ((now - marked[1]) * 1e-9)
 
 
 def _segments(info: bytes) -> Probed:
