@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.coverage import simulated
+from pplib.analysis.estimated.answer import surely_worse
 from pplib.analysis.estimated.point_estimates import point_draws, point_estimates
 from pplib.analysis.links import link_table
 from pplib.analysis.robust import minimax_regret
@@ -391,3 +392,12 @@ def test_the_answer_prefers_what_is_on_the_front_among_what_is_as_good_and_count
     assert "not told from 2 other points" in told
     summary = pd.concat([summary, summary.assign(backend="rpc", latency_s=summary["latency_s"] * 1.5)])
     assert "most images: P7 (socket), 100.5 ms" in told_of(summary)[0]
+
+
+def test_what_is_on_the_front_is_no_answer_where_it_is_surely_worse_though_perhaps_by_no_more_than_matters():
+    rng = np.random.default_rng(0)
+    for spread, surely in ((0.02, True), (0.03, False)):  # of the difference; the first is 5 % worse, the second 1 %
+        drawn = np.array([1.0, 1.05, 1.01]) + rng.normal(size=(4000, 3)) * [0, spread, 0.001]
+        values = np.array([1.0, 1.05, 1.01])
+        assert surely_worse(values, drawn, 0.02).tolist() == [False, surely, False]
+        assert (drawn[:, 1] - drawn[:, 0] > 0.02).mean() < 0.95, "and by how much is not told for certain"

@@ -86,8 +86,8 @@ def answers(summary: pd.DataFrame, aims: Aims, resamples: int = 2000, seed: int 
     """What to do, for each model and link: over all cuts and whatever else is chosen.
 
     For each objective it is the best by estimate; or of the points that cannot be told from that, the best of those
-    that are called on the one front over all configurations. What it gains is its ratio to the best point at which one
-    device computes everything, if such a point was measured; both are drawn together.
+    that are called on the one front over all configurations, unless those are surely worse. What it gains is its ratio
+    to the best point at which one device computes everything, if such a point was measured; both are drawn together.
 
     Args:
         summary: one row per trial, the columns of `summary.csv`.
@@ -137,6 +137,7 @@ def _choice(
     known = one.freedom > 0
     alike = _alike(sign * values, sign * drawn, aims.indifference, known)
     called = alike & np.array([row["on_front"] for row in rows])
+    called &= ~(known & surely_worse(sign * values, sign * drawn, aims.indifference))
     best = int(np.nanargmin(np.where(called if called.any() else alike, sign * values, np.inf)))
     on_one = {
         i: whole[point_name(row)] for i, row in enumerate(rows) if point_name(row) in whole and one.points[i].count
@@ -167,6 +168,19 @@ def _alike(values: Numbers, drawn: Numbers, indifference: float, known: bool) ->
         return np.asarray(np.arange(len(values)) == best, dtype=np.bool_)
     worse = drawn - drawn[:, [best]] > indifference * np.abs(drawn[:, [best]])
     return np.asarray((worse.mean(axis=0) < CERTAINTY) & np.isfinite(values), dtype=np.bool_)
+
+
+def surely_worse(values: Numbers, drawn: Numbers, indifference: float) -> Mask:
+    """Which points are worse than the best by estimate, by more than does not matter, and worse at all beyond doubt.
+
+    Args:
+        values: (points,): estimates, less is better.
+        drawn: (resamples, points): draws of them.
+        indifference: what difference does not matter, as a share.
+    """
+    best = int(np.nanargmin(values))
+    matters = values - values[best] > indifference * abs(values[best])
+    return np.asarray(matters & ((drawn > drawn[:, [best]]).mean(axis=0) >= (1 + CERTAINTY) / 2), dtype=np.bool_)
 
 
 def _in_the_way(trials: pd.DataFrame) -> tuple[str, float, dict[str, float]]:
