@@ -18,17 +18,17 @@ sweep: $(STAMP)
 	@$(BIN)/python -m pplib sweep $(PARAMS)
 
 # A test that fails on a busy machine is run once more, with nothing beside it: what fails again has failed.
-AGAIN = { [ $$? -eq 1 ] && echo "failed once, run again alone:" && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -x; }
+AGAIN = { [ $$? -eq 1 ] && echo "failed once, run again by itself:" && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -x; }
 
-# Four at a time also on two cores: half of the time tests wait.
-SPREAD = -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10
+SPREAD = --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10
 # Only files with such tests are collected: all of them take ten seconds.
 MARKED = $(shell grep -rlF 'pytest.mark.$(1)' tests --include='test_*.py')
 # Compiled files are kept: the tests start a hundred processes.
 test: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	@$(BIN)/python -m pytest -m "not alone" $(SPREAD) || $(AGAIN)
-	@$(BIN)/python -m pytest -m alone --durations 10 $(call MARKED,alone) || $(AGAIN)
+# Twice as many as two cores take: half of the time tests wait, those that measure links nearly all of it.
+	@$(BIN)/python -m pytest -m "not alone" -n 4 $(SPREAD) || $(AGAIN)
+	@$(BIN)/python -m pytest -m alone -n 2 $(SPREAD) $(call MARKED,alone) || $(AGAIN)
 
 QUICK = tests/analysis tests/view tests/vocabulary tests/test_project.py tests/test_command.py pplib/analysis pplib/view
 test-quick: lint
