@@ -22,13 +22,13 @@ AGAIN = { [ $$? -eq 1 ] && echo "failed once, run again by itself:" && $(BIN)/py
 
 SPREAD = --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10
 # Only files with such tests are collected: all of them take ten seconds.
-MARKED = $(shell grep -rlF 'pytest.mark.$(1)' tests --include='test_*.py')
+ALONE = $(shell grep -rlF 'pytest.mark.alone' tests --include='test_*.py')
 # Compiled files are kept: the tests start a hundred processes.
 test: export PYTHONDONTWRITEBYTECODE =
 test: lint
 # Twice as many as two cores take: half of the time tests wait, those that measure links nearly all of it.
 	@$(BIN)/python -m pytest -m "not alone" -n 4 $(SPREAD) || $(AGAIN)
-	@$(BIN)/python -m pytest -m alone -n 2 $(SPREAD) $(call MARKED,alone) || $(AGAIN)
+	@$(BIN)/python -m pytest -m alone -n 2 $(SPREAD) $(ALONE) || $(AGAIN)
 
 QUICK = tests/analysis tests/view tests/vocabulary tests/test_project.py tests/test_command.py pplib/analysis pplib/view
 test-quick: lint

@@ -45,7 +45,7 @@ def swept(name: str, **values: object) -> pd.DataFrame:
         SystemExit: it failed.
     """
     grid = Path(f"{name}.yaml")
-    grid.write_text(yaml.safe_dump({"devices": str(DEVICES), "num_images": 32, **values, "name": name}))
+    grid.write_text(yaml.safe_dump({"name": name, "devices": str(DEVICES), "num_images": 32, **values}))
     with contextlib.redirect_stdout(sys.stderr):
         status = sweep([str(grid)])
     if status:

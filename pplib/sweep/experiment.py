@@ -8,7 +8,6 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple
 
 import msgspec
 import pandas as pd
@@ -17,7 +16,7 @@ from torch import nn
 
 from pplib import limits
 from pplib.analysis.trials.fidelity import Fidelity, check_agreement, compare
-from pplib.config import Configuration, Granularity
+from pplib.config import Configuration
 from pplib.devices import Testbed, load_testbed
 from pplib.environment import load_environment
 from pplib.links import LinkProfile
@@ -157,56 +156,6 @@ class Experiment:
         return limits.LEAST_TRIAL_S + (20.0 * self.model_s * slowest + 5.0 * link_s) * self.config.total_microbatches
 
 
-class CutModel(NamedTuple):
-    """The first of what an `Experiment` has, see there."""
-
-    model: nn.Module
-    weights_taken: str
-    batches: list[torch.Tensor]
-    partitioned: PartitionedModel
-
-
-def cut_model(config: Configuration, tell: Told) -> CutModel:
-    """A configuration's model, its images, and where it can be cut; what is made of nothing but names is kept for next.
-
-    Args:
-        config: whose.
-        tell: is told what is being done.
-
-    Raises:
-        ModelError: the model is unknown, or cannot be traced.
-        WeightsError: its weights are not there, or do not fit.
-        DataError: the images cannot be had.
-    """
-    named = ":" not in config.model and (config.weights, config.dataset) == ("random", "synthetic")
-    values = [getattr(config, name) for name in _MADE_OF]
-    tell(State(doing=f"loading {config.model} and its images, and tracing it"))
-    return (model_of_names if named else _cut_model)(*values)
-
-
-_MADE_OF = ("model", "weights", "num_classes", "seed", "dataset", "num_images", "batch_size", "granularity")
-
-
-def _cut_model(
-    name: str,
-    weights: str,
-    num_classes: int | None,
-    seed: int,
-    dataset: str,
-    num_images: int,
-    batch_size: int,
-    granularity: Granularity,
-) -> CutModel:
-    loaded = load_from(name, weights, num_classes, seed)
-    dtype = input_dtype(name, loaded.model)
-    images = load_images(dataset, num_images, name, seed, load_environment().cifar10_path, dtype)
-    batches = list(torch.split(images, batch_size))
-    return CutModel(loaded.model, loaded.taken, batches, PartitionedModel(loaded.model, batches[0], granularity))
-
-
-model_of_names = functools.lru_cache(maxsize=1)(_cut_model)
-
-
 def prepare(config: Configuration, progress: bool = True, prove: bool = True) -> Experiment:
     """Load everything and prove the cuts; no device is touched.
 
@@ -224,8 +173,21 @@ def prepare(config: Configuration, progress: bool = True, prove: bool = True) ->
     testbed = load_testbed(config.devices_file)
     testbed.first(config.num_stages)
     testbed.check_backend(config.backend)
-    model, weights_taken, batches, partitioned = cut_model(config, tell)
+    tell(State(doing=f"loading {config.model} and its images"))
+    loaded = load_from(config.model, config.weights, config.num_classes, config.seed)
+    model = loaded.model
+    images = load_images(
+        config.dataset,
+        config.num_images,
+        config.model,
+        config.seed,
+        load_environment().cifar10_path,
+        input_dtype(config.model, model),
+    )
     labels = load_labels(config.dataset, config.num_images, load_environment().cifar10_path)
+    batches = list(torch.split(images, config.batch_size))
+    tell(State(doing=f"tracing {config.model}"))
+    partitioned = PartitionedModel(model, batches[0], config.granularity)
     check_labels(labels, partitioned.points[-1].activation_shape, config.dataset, config.model)
     points = choose_points(config, len(partitioned.points) - 1)
     weights = save_weights(model, constants=partitioned.constants)
@@ -239,7 +201,7 @@ def prepare(config: Configuration, progress: bool = True, prove: bool = True) ->
         partitioned=partitioned,
         points=points,
         maker=StageMaker(partitioned, batches, weights, config.model),
-        weights_taken=weights_taken,
+        weights_taken=loaded.taken,
         labels=labels,
     )
     return proven(experiment, tell) if prove else experiment

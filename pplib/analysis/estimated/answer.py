@@ -137,7 +137,7 @@ def _choice(
     known = one.freedom > 0
     alike = _alike(sign * values, sign * drawn, aims.indifference, known)
     called = alike & np.array([row["on_front"] for row in rows])
-    called &= ~(known & surely_worse(sign * values, sign * drawn, aims.indifference))
+    called &= ~surely_worse(sign * values, sign * drawn, aims.indifference)
     best = int(np.nanargmin(np.where(called if called.any() else alike, sign * values, np.inf)))
     on_one = {
         i: whole[point_name(row)] for i, row in enumerate(rows) if point_name(row) in whole and one.points[i].count

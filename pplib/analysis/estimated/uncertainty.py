@@ -61,7 +61,6 @@ def front_probability(
 
     Source: `estimates`; the use for fronts is ours.
     """
-    _signs(objectives, indifference)
     asked = tuple(objectives.items()), resamples, seed, indifference, tuple(within)
     return _remembered(HashedTrials(summary), *asked).copy()
 

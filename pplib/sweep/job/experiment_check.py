@@ -15,8 +15,6 @@ from pplib.model.partition import PartitionedModel
 from pplib.model.stages.proof import reference_of
 from pplib.model.zoo import build_model, build_skeleton, input_dtype, input_shape, load_model
 from pplib.pipeline.coordinator.stage_making import described
-from pplib.sweep.experiment import cut_model
-from pplib.sweep.progress import Told
 
 
 def count_units(config: Configuration, proven: dict[object, nn.Module] | None = None) -> int:
@@ -34,8 +32,9 @@ def count_units(config: Configuration, proven: dict[object, nn.Module] | None = 
         WeightsError: the file of its weights is not there, or does not fit.
     """
     name, shape = config.model, input_shape(config.model)
-    if ":" not in name and (config.weights, config.dataset) == ("random", "synthetic"):  # as soon made as a skeleton
-        return len(cut_model(config, Told(False)).partitioned.points) - 1
+    if ":" not in name and config.weights == "random":  # as soon made as a skeleton, which takes PyTorch's compiler
+        model = build_model(name, config.num_classes, config.seed)
+        return len(PartitionedModel(model, torch.zeros(1, *shape), config.granularity).points) - 1
     if ":" not in name:
         skeleton = build_skeleton(name, config.weights, config.num_classes)
         return len(PartitionedModel(skeleton, torch.empty((1, *shape), device="meta"), config.granularity).points) - 1

@@ -20,7 +20,7 @@ from pplib.pipeline.wire.messages import Description
 from pplib.runtimes import NAMES, check_offered, installed, unfit
 from pplib.sweep.claim import claim_folder, devices_content
 from pplib.sweep.closing import ANSWER, closing_lines
-from pplib.sweep.experiment import Experiment, model_of_names, prepare
+from pplib.sweep.experiment import Experiment, prepare
 from pplib.sweep.job.experiment_check import check_inputs, count_units
 from pplib.sweep.job.kernel import NOTEBOOKS, check_temporary_folder
 from pplib.sweep.job.showing import Job, Showing
@@ -77,7 +77,6 @@ def run_grid(grid: Grid, testbeds: Mapping[str, Testbed]) -> int:
                 for shaped in (False, True):
                     mine = [g for g in groups if g[0].devices == devices and g[0].link_profile.shaped == shaped]
                     failures += _run_groups(mine, testbed, shaped, showing, said)
-            model_of_names.cache_clear()  # what follows takes none
             if has_trials(results):
                 given_up = {failure.what for failure in failures}
                 kept = [one for one in grid.configurations if grid.keep == "all" and one.identity not in given_up]
